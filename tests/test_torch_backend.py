@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +125,28 @@ def test_evaluation_follows_every_change_of_a_parameter(how: str) -> None:
     after = TORCH.predict_codes(model, IMAGES)
     assert (before != after).any()
     np.testing.assert_array_equal(after, qat.evaluate(qat.to_integer(model.graph, TORCH.read(model)), IMAGES))
+
+
+def test_evaluations_that_overlap_leave_no_integers_behind() -> None:
+    """One thread begins to evaluate while another one does, and ends after it."""
+    model = quantized()
+    plain_loop(model, 2)
+    begun, end = threading.Event(), threading.Event()
+
+    def other() -> None:
+        with model.unchanged():
+            begun.set()
+            end.wait()
+
+    thread = threading.Thread(target=other)
+    with model.unchanged():
+        thread.start()
+        begun.wait()
+    end.set()
+    thread.join()
+    before = TORCH.predict_codes(model, IMAGES)
+    plain_loop(model, 3, lr=0.1)
+    assert (before != TORCH.predict_codes(model, IMAGES)).any()
 
 
 def test_it_is_copied_and_saved_as_any_module() -> None:

@@ -12,6 +12,7 @@ import torch
 import qat
 from qat.backends.torch.fused import FEWEST_PLACES, TorchNormalized, statistics
 from qat.backends.torch.ops import TorchOps
+from qat.quantizers.base import SMALLEST_SCALE
 from qat.vocabulary.ops import Ops
 from qat.vocabulary.values import NormalizedValue, Value
 
@@ -84,8 +85,11 @@ def test_the_function_and_its_gradients_are_those_of_the_finer_operations(
 
 
 def test_statistics_are_those_of_the_batch_however_far_the_mean_lies_from_0() -> None:
-    for mean in (0.0, 1.0, 50.0, 1e4):
-        x = torch.randn((8, 3, 16, 16), generator=torch.Generator().manual_seed(3)) + mean
+    generator = torch.Generator().manual_seed(3)
+    for mean in (0.0, 1.0, 50.0, 1e4, 9.9):
+        x = torch.randn((8, 3, 16, 16), generator=generator) + mean
+        if mean == 9.9:  # a large picture of two numbers, whose squares round in the same direction
+            x = torch.randint(0, 2, (2, 3, 256, 256), generator=generator) * 2.0 - 1.0 + mean
         assert x[0, 0].numel() >= FEWEST_PLACES
         own = x.double()
         found = statistics(x)
@@ -175,3 +179,26 @@ def test_a_second_derivative_is_refused_and_not_wrong() -> None:
     (first,) = torch.autograd.grad((y * y).sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         first.sum().backward()
+
+
+def test_a_channel_of_zeros_has_the_gradients_of_any_other() -> None:
+    """Its weights are all 0, and so its scale is the smallest one, times that of the input, which is trained as well."""
+    x, _, gamma, beta, multiplier = inputs((4, 3, 8, 8), None, GAMMAS["mixed"])
+    x[:, 1] = 0.0
+    found = []
+    for normalized in (TorchOps.normalized, Ops.normalized):
+        own = [tensor.clone().requires_grad_() for tensor in (x, torch.tensor(1e-4), gamma, beta)]
+        scale = own[1] * torch.tensor([1e-3, SMALLEST_SCALE, 2e-3])
+        y = normalized(OPS, own[0], scale, *own[2:], 1e-5).codes(multiplier, -128.0, 127.0, open_low=False)
+        found.append(torch.autograd.grad((y * torch.linspace(0.0, 1.0, y.numel()).reshape(y.shape)).sum(), own))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-3 * float(b.abs().max()))
+    dead, expected = (gradients[0][:, 1] for gradients in found)
+    assert (expected != 0.0).any()  # by which its weights may come back
+    torch.testing.assert_close(dead, expected, rtol=1e-4, atol=0.0)
+
+
+def test_real_numbers_that_two_cells_use_are_computed_once() -> None:
+    x, scale, gamma, beta, _ = inputs((4, 3, 8, 8), 0.01, GAMMAS["mixed"])
+    value = Value.of(OPS.normalized(x, scale, gamma, beta, 1e-2), relu=6.0)
+    assert value.real(OPS) is value.real(OPS)

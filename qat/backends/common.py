@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,11 @@ __all__ = [
 LAST = "last"  #: the slot with what a parameter is, where the checkpoint has its average
 
 
+#: The model that ``unchanged`` is about, and its integers: of each thread its own, since another one that ends later would
+#: leave them behind.
+_UNCHANGED: ContextVar[tuple[Any, Evaluator | None]] = ContextVar("_UNCHANGED", default=(None, None))
+
+
 class Lowered:
     """Evaluation and parameters of a lowered network. A backend's class inherits this and its framework's model class.
 
@@ -75,10 +81,8 @@ class Lowered:
 
     graph: Graph
     own_layout: bool = False
-    working_bytes: int = (
-        WORKING_BYTES  #: that the largest tensor of a batch may take where nobody says how many samples
-    )
-    _settled: Evaluator | None = None
+    #: That the largest tensor of a batch may take where nobody says how many samples.
+    working_bytes: int = WORKING_BYTES
     _tensors: Mapping[str, Tensor]  #: where the framework's model does not keep them itself
     _ops: Ops
     _pass: Forward
@@ -109,16 +113,17 @@ class Lowered:
 
     def _evaluator(self) -> Evaluator:
         """The integers of deployment, derived in NumPy from the parameters as they are now."""
-        return self._settled or self._deployment.evaluator(read(self))
+        model, evaluator = _UNCHANGED.get()
+        return evaluator if model is self and evaluator else self._deployment.evaluator(read(self))
 
     @contextmanager
     def unchanged(self) -> Iterator[None]:
         """Within it nothing changes a parameter: what was derived from them is not compared with them anew."""
-        before, self._settled = self._settled, self._evaluator() if self.graph.is_quantized else None
+        token = _UNCHANGED.set((self, self._evaluator() if self.graph.is_quantized else None))
         try:
             yield
         finally:
-            self._settled = before
+            _UNCHANGED.reset(token)
 
     def _evaluated(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Real outputs in evaluation mode; inputs: what the network takes, held in float32. Both in the backend's layout."""

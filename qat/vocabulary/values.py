@@ -147,7 +147,11 @@ class NormalizedValue(Value):
 
     def real(self, ops: Ops) -> Tensor:
         """As in ``Value``."""
-        return self.data if self.relu is None else self.normalized.rectified(self.relu)
+        return self.data if self.relu is None else self._rectified_data
+
+    @cached_property
+    def _rectified_data(self) -> Tensor:
+        return self.normalized.rectified(math.inf if self.relu is None else self.relu)
 
     def largest(self, ops: Ops) -> Tensor:
         """As in ``Value``."""

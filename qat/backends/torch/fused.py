@@ -22,8 +22,8 @@ from qat.vocabulary.normalized import Normalized
 Tensor = torch.Tensor
 
 #: Sums give the variance as a difference, mean(x^2) - mean(x)^2. Where mean(x)^2 is so many times the variance, float32 has too
-#: few digits for it.
-LARGEST_SQUARED_MEAN = 100.0
+#: few digits for it: the larger a picture, the more, as its sums round by steps that grow with them.
+LARGEST_SQUARED_MEAN = 10.0
 FEWEST_PLACES = 16  #: of a channel, in a sample, from which on it is faster to sum rows
 TINY = float(np.finfo(np.float32).tiny)
 
@@ -95,8 +95,9 @@ def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
 class TorchNormalized(Normalized):
     """See ``Normalized``. Real numbers and codes are computed of x when they are asked for.
 
-    With x in steps of ``scale``, gamma (scale x - mean) / sqrt(variance + eps) is gamma (x - mean(x)) / sqrt(spread), where
-    spread is variance(x) + eps / scale^2: x itself need not be multiplied.
+    With x in steps of ``scale``, gamma (scale x - mean) / sqrt(variance + eps) is gamma r (x - mean(x)), where r is
+    scale / sqrt(variance + eps): x itself need not be multiplied. A channel whose weights are all 0 has a scale near 2^-60,
+    of which float32 holds neither the cube nor eps / scale^2, but r.
     """
 
     waits = True
@@ -105,19 +106,13 @@ class TorchNormalized(Normalized):
         self._ops, self._x, self._scale, self._gamma, self._beta, self._eps = ops, x, scale, gamma, beta, eps
         with torch.no_grad():
             self._mean, variance = statistics(x)
-            if scale is None:
-                self.mean, self.variance, self._spread = self._mean, variance, variance + eps
-            else:
-                squared = scale.square()
-                self.mean, self.variance, self._spread = (
-                    self._mean * scale,
-                    variance * squared,
-                    variance + eps / squared,
-                )
+            self.mean = self._mean if scale is None else self._mean * scale
+            self.variance = variance if scale is None else variance * scale.square()
+            self._r = (self.variance + eps).rsqrt() * (1.0 if scale is None else scale)
 
     def _apply(self, multiplier: Tensor | None = None, bounds: Bounds | None = None) -> Tensor:
         found: Tensor = _Normalized.apply(  # type: ignore[no-untyped-call]
-            self._x, self._scale, self._gamma, self._beta, multiplier, self._mean, self._spread, self._eps, bounds
+            self._x, self._scale, self._gamma, self._beta, multiplier, self._mean, self._r, self._eps, bounds
         )
         return found
 
@@ -144,11 +139,11 @@ class TorchNormalized(Normalized):
     def _extreme(self, sign: float) -> Tensor:
         """The largest of the numbers times a sign. Where a channel's factor is negative, its smallest x gives its largest."""
         if self._x.is_cuda:  # a comparison that decides what is computed would wait for it
-            factor = sign * self._gamma * self._spread.rsqrt()
+            factor = sign * self._gamma * self._r
             ends = torch.where(factor >= 0.0, self._ops.channel_max(self._x), self._ops.channel_min(self._x))
             return torch.addcmul(sign * self._beta - self._mean * factor, ends, factor).amax()
-        gamma, beta, mean, spread = (v.detach().numpy() for v in (self._gamma, self._beta, self._mean, self._spread))
-        factor = sign * gamma / np.sqrt(spread)
+        gamma, beta, mean, r = (v.detach().numpy() for v in (self._gamma, self._beta, self._mean, self._r))
+        factor = sign * gamma * r
         rising = factor >= 0.0
         largest = self._ops.channel_max(self._x).numpy() if rising.any() else 0.0
         smallest = self._ops.channel_min(self._x).numpy() if not rising.all() else 0.0
@@ -157,7 +152,7 @@ class TorchNormalized(Normalized):
 
 
 class _Normalized(torch.autograd.Function):
-    """(x - mean) / sqrt(spread) gamma + beta, clipped where there are bounds; with a multiplier its codes."""
+    """(x - mean) r gamma + beta, clipped where there are bounds; with a multiplier its codes."""
 
     @staticmethod
     def forward(
@@ -168,34 +163,34 @@ class _Normalized(torch.autograd.Function):
         beta: Tensor,
         multiplier: Tensor | None,
         mean: Tensor,
-        spread: Tensor,
+        r: Tensor,
         eps: float,
         bounds: Bounds | None,
     ) -> Tensor:
         ctx.eps, ctx.bounds = eps, bounds
-        u = _normalized(x, gamma, beta, multiplier, mean, spread)
+        u = _normalized(x, gamma, beta, multiplier, mean, r)
         u = u if bounds is None else bounds.clipped(u)
         u = u if multiplier is None else u.round_()
         # Clipped numbers tell where the gradient is 0, and whatever comes behind keeps them in any case; codes do not tell.
         clipped = u if bounds is not None and multiplier is None else None
-        ctx.save_for_backward(x, scale, gamma, beta, multiplier, mean, spread, clipped)
+        ctx.save_for_backward(x, scale, gamma, beta, multiplier, mean, r, clipped)
         return u
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, scale, gamma, beta, multiplier, mean, spread, clipped = ctx.saved_tensors
+        x, scale, gamma, beta, multiplier, mean, r, clipped = ctx.saved_tensors
         if clipped is not None:
             gradient = torch.ops.aten.hardtanh_backward(gradient, clipped, ctx.bounds.low, ctx.bounds.high)
         elif ctx.bounds is not None:
-            gradient = ctx.bounds.masked(gradient, _normalized(x, gamma, beta, multiplier, mean, spread))
-        weight, r = gamma if multiplier is None else gamma * multiplier, spread.rsqrt()
+            gradient = ctx.bounds.masked(gradient, _normalized(x, gamma, beta, multiplier, mean, r))
+        weight = gamma if multiplier is None else gamma * multiplier
         of_x, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
             gradient, x, weight, None, None, mean, r, True, 0.0, [ctx.needs_input_grad[0], True, True]
         )
         of_scale = of_multiplier = None
-        if ctx.needs_input_grad[1]:  # d(1 / sqrt(spread)) / d(scale) = eps / (scale sqrt(spread))^3
-            of_scale = (weight * of_weight * ctx.eps * r.square() / scale**3).sum_to_size(scale.shape)
+        if ctx.needs_input_grad[1]:  # d(ln r) / d(ln scale) = eps / (variance + eps) = eps (r / scale)^2
+            of_scale = (weight * of_weight * ctx.eps * (r / scale).square() / scale).sum_to_size(scale.shape)
         if multiplier is not None:
             if ctx.needs_input_grad[4]:
                 of_multiplier = (of_weight * gamma + of_bias * beta).sum()
@@ -203,9 +198,7 @@ class _Normalized(torch.autograd.Function):
         return of_x, of_scale, of_weight, of_bias, of_multiplier, None, None, None, None
 
 
-def _normalized(
-    x: Tensor, gamma: Tensor, beta: Tensor, multiplier: Tensor | None, mean: Tensor, spread: Tensor
-) -> Tensor:
+def _normalized(x: Tensor, gamma: Tensor, beta: Tensor, multiplier: Tensor | None, mean: Tensor, r: Tensor) -> Tensor:
     if multiplier is not None:
         gamma, beta = gamma * multiplier, beta * multiplier
-    return torch.native_batch_norm(x, gamma, beta, mean, spread, False, 0.0, 0.0)[0]
+    return torch.native_batch_norm(x, gamma * r, beta, mean, torch.ones_like(mean), False, 0.0, 0.0)[0]
