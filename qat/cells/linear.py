@@ -266,7 +266,7 @@ class LinearCell(Cell, ABC, abstract=True):
         if not learning or scope.context.arithmetic == "fixed":
             without_bias = {name: value for name, value in params.items() if name != "bias"}  # y has it already
             factor, shift = running_affine(ops, without_bias, self.eps)
-            step = None if y.scale is None else y.scale * ops.abs(factor)
+            step = None if y.scale is None else self._deployed_step(ops, params, y.scale * ops.abs(factor))
         if not learning:
             real = replace(y, relu=None).real(ops)
             real = real * ops.on_channel(factor, real) + ops.on_channel(shift, real)
@@ -274,6 +274,13 @@ class LinearCell(Cell, ABC, abstract=True):
         normalized = ops.normalized(y.data, y.scale, params["gamma"], params["beta"], self.eps)
         follow_statistics(scope, self.momentum, normalized.mean, normalized.variance)
         return Value.of(normalized, relu=y.relu, step=step)
+
+    def _deployed_step(self, ops: Ops, params: Mapping[str, Tensor], step: Tensor) -> Tensor:
+        """The step of an accumulator, (C,), raised as ``_deployed`` raises the scale, so that it is not 0 where gamma is."""
+        assert self.weight_quantizer is not None
+        _, shift = running_affine(ops, params, self.eps)
+        floor = ops.maximum(bias_floor(ops, shift, 1.0, self.weight_quantizer.num_bits), SMALLEST_SCALE)
+        return ops.maximum(ops.stop_gradient(step), floor)
 
     def _corrected(self, scope: Scope, params: Mapping[str, Tensor], x: Value, product: Value) -> Tensor:
         """ "two_conv": a product with weights folded by the running statistics, brought to those of the batch."""
