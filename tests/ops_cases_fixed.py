@@ -245,11 +245,13 @@ add(
 )
 
 
-def in_doubles(ops: Ops, x: Tensor) -> Tensor:
+IN_DOUBLES = in_float64(FIXED.constants(), np.full(len(OF_EACH), 2**15), -128, 127)
+assert IN_DOUBLES is not None
+
+
+def in_doubles(ops: Ops, x: Tensor, constants: dict[str, Array] = IN_DOUBLES) -> Tensor:
     """The same codes, by products of float64."""
-    found = in_float64(FIXED.constants(), np.full(len(OF_EACH), 2**15), -128, 127)
-    assert found is not None
-    held = [ops.on_channel(ops.from_numpy(array, "vector", "float64"), x) for array in found.values()]
+    held = [ops.on_channel(ops.from_numpy(array, "vector", "float64"), x) for array in constants.values()]
     return ops.rounded_product(x, *held, -128.0, 127.0)
 
 

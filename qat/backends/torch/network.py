@@ -274,8 +274,9 @@ class Step(TrainingStep):
         super().__init__(model.train(), loss, NAME, TORCHRUN, optimizer, compile=compile)
         self._compile = compile
         self._compute: dict[int, Callable[..., Any]] = {}  #: the current phase's alone
-        decay = [p for p in model.parameters() if p.ndim > 1]
-        others = [p for p in model.parameters() if p.ndim <= 1]
+        self._parameters = list(model.parameters())
+        decay = [p for p in self._parameters if p.ndim > 1]
+        others = [p for p in self._parameters if p.ndim <= 1]
         groups = [{"params": decay, "weight_decay": optimizer.weight_decay}, {"params": others, "weight_decay": 0.0}]
         self.optimizer: torch.optim.Optimizer
         if optimizer.name == "momentum":
@@ -311,14 +312,14 @@ class Step(TrainingStep):
         self.model._assign(updates)  # no sooner: a compiled pass goes backwards by the state that it was given
         if self._worker.count > 1:
             loss = self._average(loss.detach())
-        gradients = [p.grad for p in self.model.parameters()]
+        gradients = [p.grad for p in self._parameters]
         return loss.detach(), gradients, {name: tensor.detach() for name, tensor in terms.items()}
 
     def _apply(self, gradients: Sequence[Tensor | None], lr: float) -> None:
-        for parameter, gradient in zip(self.model.parameters(), gradients, strict=True):
+        for parameter, gradient in zip(self._parameters, gradients, strict=True):
             parameter.grad = gradient
         if self._settings.clip_norm:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._settings.clip_norm)
+            torch.nn.utils.clip_grad_norm_(self._parameters, self._settings.clip_norm)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()
@@ -329,7 +330,7 @@ class Step(TrainingStep):
 
     def _average(self, loss: Tensor) -> Tensor:
         """Let loss and gradients be their means over the workers, in one exchange; returns the loss."""
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
         loss, *means = means_over_workers([loss, *gradients])
         for gradient, mean in zip(gradients, means, strict=True):
             gradient.copy_(mean)

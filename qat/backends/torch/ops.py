@@ -270,6 +270,9 @@ class TorchOps(Ops):
         return TorchNormalized(self, x, scale, gamma, beta, eps)
 
     def moving_average(self, old: Tensor, new: Tensor, decay: float) -> Tensor:
+        if old.ndim == 0 and suits(old, old):
+            a, b = old.item(), new.item()
+            return torch.tensor(b + (a - b) * decay if math.isfinite(a) else b, dtype=old.dtype)
         finite = (old - old) == 0.0  # what isfinite says, in two operations instead of five
         return torch.where(finite, torch.lerp(new, old, decay), new)
 
