@@ -175,6 +175,20 @@ def test_a_pass_with_the_batch_s_own_statistics_knows_the_steps_of_deployed_accu
     np.testing.assert_allclose(np.broadcast_to(conv.step, expected.shape), expected, rtol=1e-6)
 
 
+def test_a_channel_whose_gamma_is_0_is_trained_and_deployed_alike() -> None:
+    """As the last ones of residual blocks often begin. Its accumulators stand for nothing; its codes are those of beta."""
+    conv = qat.Conv2dBnAct(2, 8, 3, has_bn=True, activation="relu")
+    graph = Chain(qat.Input((2, 6, 6)), conv=conv, flatten=qat.Flatten(), fc=qat.DenseBnAct(288, 5)).graph()
+    params = graph.initial_params()
+    params["conv.gamma"][:4], params["conv.beta"][2:6] = 0.0, 0.3
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 2, 6, 6), np.uint8)
+    found = qat.calibrate(graph, params, pixels, arithmetic="fixed")
+    assert differing(Setup(found.graph, found.params, pixels), "fixed") < 0.001
+    backend = qat.backend(HERE[0])
+    step = backend.make_step(backend.lower(found.graph, found.params), Optimizer())
+    assert np.isfinite([step(pixels, np.arange(20) % 5, 0.01) for _ in range(2)]).all()
+
+
 def test_a_network_of_few_bits_is_measured_as_it_is_deployed_while_it_is_trained() -> None:
     """Three steps with 4 bits, each evaluated on the backend: none of its codes is another than deployment's."""
     setup, backend = few_bits(), qat.backend("torch")

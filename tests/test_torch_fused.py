@@ -97,6 +97,16 @@ def test_statistics_are_those_of_the_batch_however_far_the_mean_lies_from_0() ->
         assert distance(found[1], own.var((0, 2, 3), correction=0)) < 2e-5
 
 
+@pytest.mark.parametrize("number", [math.inf, -math.inf, math.nan, 3e38])  # a sum of the last one is infinite
+def test_numbers_that_are_not_finite_stay_so_without_a_warning(number: float) -> None:
+    x, _, gamma, beta, _ = inputs((4, 3, 8, 8), None, GAMMAS["mixed"])
+    x[1, 0], x[2, 0] = number, number / 2.0
+    normalized = OPS.normalized(x, None, gamma, beta, 1e-2)
+    assert not normalized.variance[0].isfinite()
+    assert normalized.variance[1:].isfinite().all()
+    assert not normalized.largest().isfinite()
+
+
 def test_a_channel_of_one_number_has_no_variance() -> None:
     mean, variance = statistics(torch.full((4, 2, 8, 8), 3.3))
     assert mean.tolist() == pytest.approx([3.3, 3.3])

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from qat.cells.base import Cell, Param, Quantized, Scope, Shape, constant, he_uniform
+from qat.cells.bias_floor import bias_floor
 from qat.cells.input_normalization import InputNormalization
 from qat.cells.normalization import (
     SMALLEST_FACTOR,
@@ -34,7 +35,7 @@ from qat.integer import (
 from qat.quantizers import SMALLEST_SCALE, BaseWeightQuantizer, WeightCodes
 from qat.vocabulary.activations import NON_NEGATIVE, RELU_BOUNDS, TABLES, apply_table, check_activation
 from qat.vocabulary.numpy_ops import NUMPY_OPS
-from qat.vocabulary.ops import EXACT_INTEGERS, Array, Kind, Ops, Tensor
+from qat.vocabulary.ops import Array, Kind, Ops, Tensor
 from qat.vocabulary.serial import check_steps
 from qat.vocabulary.values import Value
 
@@ -42,9 +43,6 @@ BN_FOLDS = ("two_conv", "one_conv", None)
 NEVER = 10_000_000  #: a step that training does not reach; MindSpore's default of freeze_bn
 OF_QUANTIZER = "weight_"  #: before the names of a weight quantizer's parameters
 MASK = f"{OF_QUANTIZER}mask"  #: the state of a pruner, which quantizers may look at
-#: bias codes of weights of up to 8 bits stay below: float32 holds them and the sums
-BIAS_CODE_LIMIT = EXACT_INTEGERS / 2
-LARGEST_BIAS_CODE = 2.0**30  #: of wider weights, whose sums float64 holds
 
 
 class LinearCell(Cell, ABC, abstract=True):
@@ -266,7 +264,7 @@ class LinearCell(Cell, ABC, abstract=True):
         if not learning or scope.context.arithmetic == "fixed":
             without_bias = {name: value for name, value in params.items() if name != "bias"}  # y has it already
             factor, shift = running_affine(ops, without_bias, self.eps)
-            step = None if y.scale is None else y.scale * ops.abs(factor)
+            step = None if y.scale is None else self._deployed_step(ops, params, y.scale * ops.abs(factor))
         if not learning:
             real = replace(y, relu=None).real(ops)
             real = real * ops.on_channel(factor, real) + ops.on_channel(shift, real)
@@ -274,6 +272,13 @@ class LinearCell(Cell, ABC, abstract=True):
         normalized = ops.normalized(y.data, y.scale, params["gamma"], params["beta"], self.eps)
         follow_statistics(scope, self.momentum, normalized.mean, normalized.variance)
         return Value.of(normalized, relu=y.relu, step=step)
+
+    def _deployed_step(self, ops: Ops, params: Mapping[str, Tensor], step: Tensor) -> Tensor:
+        """The step of an accumulator, (C,), raised as ``_deployed`` raises the scale, so that it is not 0 where gamma is."""
+        assert self.weight_quantizer is not None
+        _, shift = running_affine(ops, params, self.eps)
+        floor = ops.maximum(bias_floor(ops, shift, 1.0, self.weight_quantizer.num_bits), SMALLEST_SCALE)
+        return ops.maximum(ops.stop_gradient(step), floor)
 
     def _corrected(self, scope: Scope, params: Mapping[str, Tensor], x: Value, product: Value) -> Tensor:
         """ "two_conv": a product with weights folded by the running statistics, brought to those of the batch."""
@@ -403,17 +408,6 @@ def _codes(
     """The codes of a weight; that of a pruned one is 0, whether the quantizer has a code for 0 or not."""
     codes, mask = quantizer.quantize(ops, weight, floor, own), own.get(MASK[len(OF_QUANTIZER) :])
     return codes if mask is None else codes._replace(centred=codes.centred * mask)
-
-
-def bias_floor(ops: Ops, bias: Tensor, x_scale: Tensor, num_bits: int) -> Tensor:
-    """The smallest scale of a weight of so many bits, |b| / (s_x 2^23).
-
-    In a channel whose weights are (nearly) all zero the bias would otherwise need a code that no int32, let alone a
-    float32, can hold. Each bit above 8 halves an ordinary scale, and the floor with it, as far as int32 goes: else
-    an ordinary bias would take the bits away again.
-    """
-    limit = min(BIAS_CODE_LIMIT * 2.0 ** max(num_bits - 8, 0), LARGEST_BIAS_CODE)
-    return ops.abs(ops.stop_gradient(bias)) / (x_scale * limit)
 
 
 @dataclass(frozen=True)

@@ -40,12 +40,20 @@ class WorkerOps(JointOps, MindSporeOps):
     """For training."""
 
     def sum_over_workers(self, x: Tensor) -> Tensor:
-        return _all_reduce()(x)
+        if x.dtype != ms.float64:
+            return _all_reduce()(x)
+        high = x.astype(ms.float32)  # AllReduce has no float64: two halves of its digits
+        low = (x - high.astype(ms.float64)).astype(ms.float32)
+        return self._of_all(ops.stack([high, low])).astype(ms.float64).sum((0, 1))
 
     def largest_over_workers(self, x: Tensor) -> Tensor:
+        return ops.amax(self._of_all(x), 0)
+
+    @staticmethod
+    def _of_all(x: Tensor) -> Tensor:
+        """The tensors of all workers, (workers, ...)."""
         worker, nothing = this_worker(), ops.zeros_like(x)
-        own = ops.stack([x if rank == worker.rank else nothing for rank in range(worker.count)])
-        return ops.amax(_all_reduce()(own), 0)
+        return _all_reduce()(ops.stack([x if rank == worker.rank else nothing for rank in range(worker.count)]))
 
 
 def training_ops() -> MindSporeOps:

@@ -74,6 +74,7 @@ class Requantized(torch.autograd.Function):
         return gradient.mul_(multiplier) if ctx.needs_input_grad[0] else None, of_multiplier, None
 
 
+@np.errstate(over="ignore", invalid="ignore")  # of a training that diverges PyTorch would not warn either
 def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance of each channel, the latter divided by n.
 
@@ -136,6 +137,7 @@ class TorchNormalized(Normalized):
         return -self._extreme(-1.0)
 
     @torch.no_grad()
+    @np.errstate(over="ignore", invalid="ignore")
     def _extreme(self, sign: float) -> Tensor:
         """The largest of the numbers times a sign. Where a channel's factor is negative, its smallest x gives its largest."""
         if self._x.is_cuda:  # a comparison that decides what is computed would wait for it
