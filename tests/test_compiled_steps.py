@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from frameworks import but_long
 
 import qat
 from qat.networks import LeNet5
@@ -100,7 +101,7 @@ def test_every_phase_of_every_quantizer(name: str, monkeypatch: pytest.MonkeyPat
     assert_same_steps(qat.convert_quant_network(Small(pair.activation), **settings), 3)
 
 
-@pytest.mark.parametrize("fold", FOLDS)
+@pytest.mark.parametrize("fold", but_long(FOLDS, lambda fold: fold != "not folded"))
 def test_every_folding_and_frozen_statistics(fold: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=UNGENERATED))
     graph = qat.convert_quant_network(Small(has_bn=True), **FOLDS[fold], freeze_bn=1)

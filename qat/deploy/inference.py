@@ -147,16 +147,14 @@ class Deployment:
 
     def __init__(self, graph: Graph, ops: Ops) -> None:
         self._graph, self.ops = graph, ops
-        self._params: Params | None = None
-        self._evaluator: Evaluator | None = None
+        self._known: tuple[Params, Evaluator] | None = None  # of one piece, for threads
 
     def evaluator(self, params: Params) -> Evaluator:
         """For these parameters, canonical arrays that the caller does not change afterwards."""
-        known = self._params
-        if self._evaluator is None or known is None or any(not np.array_equal(params[n], known[n]) for n in params):
-            self._evaluator = Evaluator(derived_integers(self._graph, params), self.ops)
-            self._params = params
-        return self._evaluator
+        known = self._known
+        if known is None or any(not np.array_equal(params[n], known[0][n]) for n in params):
+            self._known = known = (params, Evaluator(derived_integers(self._graph, params), self.ops))
+        return known[1]
 
 
 def real_outputs(graph: IntegerGraph, codes: Mapping[str, Tensor]) -> tuple[Tensor, ...]:

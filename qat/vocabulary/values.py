@@ -127,6 +127,8 @@ class Value:
 class NormalizedValue(Value):
     """Real numbers of a batch normalisation, computed when they are asked for: a fake quantizer makes codes without them.
 
+    ``dataclasses.replace`` would ask for them and refuses: use ``rectified`` or ``with_data``.
+
     Args:
         normalized: the batch normalisation of an activation.
         relu: as in ``Value``.

@@ -51,7 +51,7 @@ def suits(x: Tensor, *bounds: Tensor | float) -> bool:
     for.
     """
     recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
-    return not recorded and not any(isinstance(bound, Tensor) and (bound.ndim or x.is_cuda) for bound in bounds)
+    return not recorded and not any(isinstance(bound, Tensor) and (bound.ndim or not x.is_cpu) for bound in bounds)
 
 
 class Requantized(torch.autograd.Function):
@@ -80,7 +80,7 @@ def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
 
     From sums, which is several times as fast as PyTorch's own way. NumPy computes with vectors: its calls take less time.
     """
-    if x.is_cuda or x.ndim == 2 or math.prod(x.shape[2:]) < FEWEST_PLACES:
+    if not x.is_cpu or x.ndim == 2 or math.prod(x.shape[2:]) < FEWEST_PLACES:
         return torch.batch_norm_update_stats(x, None, None, 0.0)
     rows = x.flatten(2)
     count = rows.shape[0] * rows.shape[2]
@@ -140,7 +140,7 @@ class TorchNormalized(Normalized):
     @np.errstate(over="ignore", invalid="ignore")
     def _extreme(self, sign: float) -> Tensor:
         """The largest of the numbers times a sign. Where a channel's factor is negative, its smallest x gives its largest."""
-        if self._x.is_cuda:  # a comparison that decides what is computed would wait for it
+        if not self._x.is_cpu:  # a comparison that decides what is computed would wait for it
             factor = sign * self._gamma * self._r
             ends = torch.where(factor >= 0.0, self._ops.channel_max(self._x), self._ops.channel_min(self._x))
             return torch.addcmul(sign * self._beta - self._mean * factor, ends, factor).amax()

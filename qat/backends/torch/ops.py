@@ -117,7 +117,7 @@ class TorchOps(Ops):
         else:
             x, sides = F.pad(x, (left, right, top, bottom), value=-torch.inf), (0, 0)
         halving = kernel == stride == (2, 2) and sides == (0, 0) and x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0
-        if halving and not x.is_cuda and not torch.compiler.is_compiling():
+        if halving and x.is_cpu and not torch.compiler.is_compiling():
             y: Tensor = _HalvingMaxPool.apply(x)  # type: ignore[no-untyped-call]
             return y
         return F.max_pool2d(x, kernel, stride, sides)
@@ -373,15 +373,15 @@ class ExactOps(TorchOps):
 
     def conv2d(self, x: Tensor, w: Tensor, bias: Tensor | None, *, wide: bool = False, **window: Any) -> Tensor:
         with torch.backends.nnpack.flags(enabled=False):
-            return super().conv2d(x, w, bias, wide=wide or x.is_cuda, **window)
+            return super().conv2d(x, w, bias, wide=wide or not x.is_cpu, **window)
 
     def dense(self, x: Tensor, w: Tensor, bias: Tensor | None, *, wide: bool = False) -> Tensor:
-        return super().dense(x, w, bias, wide=wide or x.is_cuda)
+        return super().dense(x, w, bias, wide=wide or not x.is_cpu)
 
     def matmul(
         self, a: Tensor, b: Tensor, *, transpose: tuple[bool, bool] = (False, False), wide: bool = False
     ) -> Tensor:
-        return super().matmul(a, b, transpose=transpose, wide=wide or a.is_cuda)
+        return super().matmul(a, b, transpose=transpose, wide=wide or not a.is_cpu)
 
 
 def channels_last(tensor: Tensor) -> Tensor:
