@@ -93,7 +93,7 @@ def test_every_pair_of_codes(engine: str, arithmetic: str, kind: str, tmp_path: 
 @pytest.mark.parametrize(("engine", "arithmetic"), FILES)
 def test_every_pair_of_codes_for_many_multipliers(engine: str, arithmetic: str, tmp_path: Path) -> None:
     rng = np.random.default_rng(7)
-    for seed in range(60):
+    for seed in range(20 if engine == "MINDIR" else 60):  # its runtime compiles each file for a second
         kind = list(KINDS)[seed % 3]
         graph = product(2.0 ** rng.uniform(-15.9, 8.5), kind, seed, adjust=seed % 4 > 0)
         found = differing(graph, engine, arithmetic, pairs(graph, kind), tmp_path / f"net{qat.target(engine).SUFFIX}")

@@ -79,7 +79,7 @@ def test_every_pair_of_codes(engine: str, arithmetic: str, what: str, tmp_path: 
 @pytest.mark.parametrize(("engine", "arithmetic"), FILES_HERE)
 def test_every_pair_for_many_multipliers(engine: str, arithmetic: str, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    for index in range(60):
+    for index in range(20 if engine == "MINDIR" else 60):  # its runtime compiles each file for a second
         kind = list(KINDS)[index % 3]
         graph = joined("difference", kind, 2.0 ** rng.uniform(-12, 17), int(rng.integers(0, 256)))
         assert (
