@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 from keras import layers
-from larger_networks import MobileNetV2
+from larger_networks import MobileNetV2, Plain, ResNet18
 
 
 def plain_lenet5(has_bn: bool = False) -> keras.Model:
@@ -46,12 +45,10 @@ def plain_resnet18(num_class: int = 1000) -> keras.Model:
     """``larger_networks.ResNet18``."""
     inputs = keras.Input((64, 64, 3))
     x = layers.MaxPooling2D(3, 2, padding="same")(layers.ReLU()(_normalised(inputs, 64, 7, 2)))
-    for width in (64, 128, 256, 512):
-        for index in range(2):
-            stride = 2 if width != 64 and index == 0 else 1
-            shortcut = x if stride == 1 else _normalised(x, width, 1, stride)
-            x = layers.ReLU()(_normalised(x, width, 3, stride))
-            x = layers.ReLU()(layers.Add()([_normalised(x, width, 3), shortcut]))
+    for _, width, stride, _ in ResNet18.BLOCKS:
+        shortcut = x if stride == 1 else _normalised(x, width, 1, stride)
+        x = layers.ReLU()(_normalised(x, width, 3, stride))
+        x = layers.ReLU()(layers.Add()([_normalised(x, width, 3), shortcut]))
     return keras.Model(inputs, layers.Dense(num_class)(layers.GlobalAveragePooling2D()(x)))
 
 
@@ -59,23 +56,14 @@ def plain_mobilenet_v2(num_class: int = 1000) -> keras.Model:
     """``larger_networks.MobileNetV2``."""
     inputs = keras.Input((96, 96, 3))
     x = layers.ReLU(6)(_normalised(inputs, 32, 3, 2))
-    for expansion, width, blocks, first in MobileNetV2.STAGES:
-        for index in range(blocks):
-            channels, stride, before = x.shape[-1], first if index == 0 else 1, x
-            x = layers.ReLU(6)(_normalised(x, channels * expansion, 1))
-            x = layers.ReLU(6)(_normalised(x, channels * expansion, 3, stride, depthwise=True))
-            x = _normalised(x, width, 1)
-            x = layers.Add()([before, x]) if stride == 1 and channels == width else x
+    for channels, width, stride, expansion in MobileNetV2.BLOCKS:
+        before = x
+        x = layers.ReLU(6)(_normalised(x, channels * expansion, 1))
+        x = layers.ReLU(6)(_normalised(x, channels * expansion, 3, stride, depthwise=True))
+        x = _normalised(x, width, 1)
+        x = layers.Add()([before, x]) if stride == 1 and channels == width else x
     x = layers.ReLU(6)(_normalised(x, 1280, 1))
     return keras.Model(inputs, layers.Dense(num_class)(layers.GlobalAveragePooling2D()(x)))
-
-
-class Plain(NamedTuple):
-    """A network, and the mean and standard deviation of pixels that it takes normalised."""
-
-    make: Callable[[], keras.Model]
-    mean: float = 0.1307
-    std: float = 0.3081
 
 
 NETWORKS = {

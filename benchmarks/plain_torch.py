@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from larger_networks import MobileNetV2
+from larger_networks import MobileNetV2, Plain, ResNet18
 from torch import nn
 
 
@@ -83,12 +82,8 @@ class PlainResNet18(nn.Module):
             nn.ReLU(),
             nn.MaxPool2d(3, 2, 1),
         ]
-        channels = 64
-        for width in (64, 128, 256, 512):
-            for index in range(2):
-                layers.append(BasicBlock(channels, width, 2 if width != 64 and index == 0 else 1))
-                channels = width
-        self.layers = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 1000))
+        layers += [BasicBlock(block.in_channels, block.channels, block.stride) for block in ResNet18.BLOCKS]
+        self.layers = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 1000))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.layers(x)
@@ -127,24 +122,12 @@ class PlainMobileNetV2(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         layers: list[nn.Module] = [*_normed(3, 32, 3, 2), nn.ReLU6()]
-        channels = 32
-        for expansion, width, blocks, stride in MobileNetV2.STAGES:
-            for index in range(blocks):
-                layers.append(InvertedResidual(channels, width, stride if index == 0 else 1, expansion))
-                channels = width
-        layers += [*_normed(channels, 1280, 1), nn.ReLU6()]
+        layers += [InvertedResidual(*block) for block in MobileNetV2.BLOCKS]
+        layers += [*_normed(320, 1280, 1), nn.ReLU6()]
         self.layers = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1280, 1000))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.layers(x)
-
-
-class Plain(NamedTuple):
-    """A network, and the mean and standard deviation of pixels that it takes normalised."""
-
-    make: Callable[[], nn.Module]
-    mean: float = 0.1307
-    std: float = 0.3081
 
 
 NETWORKS = {
