@@ -148,12 +148,12 @@ class NormalizedValue(Value):
         return self.normalized.numbers
 
     def real(self, ops: Ops) -> Tensor:
-        """As in ``Value``."""
-        return self.data if self.relu is None else self._rectified_data
+        """As in ``Value``; computed once for all that ask."""
+        return self._real
 
     @cached_property
-    def _rectified_data(self) -> Tensor:
-        return self.normalized.rectified(math.inf if self.relu is None else self.relu)
+    def _real(self) -> Tensor:
+        return self.data if self.relu is None else self.normalized.rectified(self.relu)
 
     def largest(self, ops: Ops) -> Tensor:
         """As in ``Value``."""

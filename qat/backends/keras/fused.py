@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-import numpy as np
-
 from qat.backends.keras.setup import tf
-from qat.vocabulary.clip import reach
+from qat.vocabulary.clip import TINY, reach
 from qat.vocabulary.normalized import Normalized
 
 Tensor: TypeAlias = tf.Tensor
-#: Just above 0. TensorFlow takes the subnormal numbers below it for 0.
-TINY = float(np.finfo(np.float32).tiny)
 
 
 def to_codes(

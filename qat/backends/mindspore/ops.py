@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from qat.backends.mindspore.setup import ms, ops
-from qat.vocabulary.clip import reach
+from qat.vocabulary.clip import TINY, reach
 from qat.vocabulary.ops import Array, DType, Kind, Ops, Padding, Pair
 from qat.vocabulary.rearrangement import Rearrangement
 
@@ -299,9 +299,7 @@ class MindSporeOps(Ops):
             return super().requantize(x, multiplier, low, high, open_low=open_low)
         low, high = reach(low, high, open_low=open_low)
         if open_low:
-            low = float(
-                max(np.nextafter(np.float32(low), np.float32(np.inf)), np.finfo(np.float32).tiny if low == 0 else low)
-            )
+            low = max(float(np.nextafter(np.float32(low), np.float32(np.inf))), TINY if low == 0 else low)
         return self.round_ste(ops.clamp(x * multiplier, low, high))
 
     def softmax_cross_entropy(self, logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:

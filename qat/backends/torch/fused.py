@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.autograd.function import once_differentiable
 
-from qat.vocabulary.clip import reach
+from qat.vocabulary.clip import TINY, reach
 from qat.vocabulary.normalized import Normalized
 
 Tensor = torch.Tensor
@@ -25,7 +25,6 @@ Tensor = torch.Tensor
 #: few digits for it: the larger a picture, the more, as its sums round by steps that grow with them.
 LARGEST_SQUARED_MEAN = 10.0
 FEWEST_PLACES = 16  #: of a channel, in a sample, from which on it is faster to sum rows
-TINY = float(np.finfo(np.float32).tiny)
 
 
 class Bounds:

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 
 from qat.backends.torch.compiled import Clipped, settled
-from qat.backends.torch.fused import TINY, Bounds, Requantized, TorchNormalized, suits
-from qat.vocabulary.clip import BESIDE, reach
+from qat.backends.torch.fused import Bounds, Requantized, TorchNormalized, suits
+from qat.vocabulary.clip import BESIDE, TINY, reach
 from qat.vocabulary.normalized import Normalized
 from qat.vocabulary.ops import Array, DType, Kind, Ops, Padding, Pair
 from qat.vocabulary.rearrangement import Rearrangement, as_slice
