@@ -9,9 +9,9 @@ calibrate with, and the test images to evaluate. With --photographs, a folder wi
 --seed to calibrate with, and all others are evaluated.
 
 A row for each tool, setting and width (bits of weights/activations): the metric of the network's task, how often the
-largest output is that of the float network, the SQNR of the outputs, the bytes of the file, and the CPU seconds of the calibration,
-imports left out, over those of qat's with default settings at the same width. A file of the Model Compression Toolkit holds
-float numbers, so its bytes are left out. A tool that is not installed has a row that says so.
+largest output is that of the float network, the SQNR of the outputs, the bytes of the file, and the CPU seconds of the
+calibration, imports left out, over those of qat's with default settings at the same width. The Model Compression Toolkit's
+file holds float numbers, so its bytes are left out. A tool that is not installed has a row that says so.
 """
 
 from __future__ import annotations
@@ -135,10 +135,8 @@ def compare(args: argparse.Namespace, out: Path) -> None:
         metric = f"{value:.4f} {name}" if name != "top-1" else f"{100 * value:.2f} %"
         same = f"{100 * np.mean(outputs.argmax(1) == floats.argmax(1)):.2f} %" if name == "top-1" else "-"
         decibels = sqnr(floats, outputs)
-        rows.append(
-            (tool, settings, width, metric, same, "-" if math.isinf(decibels) else f"{decibels:.2f} dB")
-            + (f"{size:,}" if size is not None else "-", time_taken)
-        )
+        error = "-" if math.isinf(decibels) else f"{decibels:.2f} dB"
+        rows.append((tool, settings, width, metric, same, error, "-" if size is None else f"{size:,}", time_taken))
         print(" | ".join(rows[-1]), flush=True)
 
     rows: list[tuple[str, ...]] = []
@@ -232,7 +230,7 @@ def by_qat(task: Task, bits: tuple[int, int], per_channel: bool) -> Iterator[Way
 
 
 def by_onnxruntime(task: Task, bits: tuple[int, int], per_channel: bool) -> Iterator[Way]:
-    """ONNX Runtime's quantize_static, in its QDQ format, after its own preparation; activations asymmetric, weights symmetric."""
+    """ONNX Runtime's quantize_static after its own preparation: QDQ, activations asymmetric, weights symmetric."""
     import onnxruntime
     from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
