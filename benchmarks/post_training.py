@@ -17,31 +17,30 @@ file holds float numbers, so its bytes are left out. A tool that is not installe
 from __future__ import annotations
 
 import argparse
-import contextlib
 import csv
 import importlib.util
-import io
-import logging
+import itertools
+import json
 import math
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
+from other_tools import Result, Task, Way, by_mct, by_onnxruntime, in_batches
 from plain_module import plain_module
 
 import qat
 from qat.analysis.agreement import Agreement
 from qat.cli import run_script
 from qat.console import print_table
+from qat.data import Split
 from qat.errors import QatError
-from qat.graph import Graph
 from qat.passes.logits_graph import logits_graph
 from qat.scripts.common.files import load_checkpoint, load_data
 from qat.scripts.common.flags import add_backend_arguments, add_data_argument
@@ -49,41 +48,9 @@ from qat.training.checkpoint import Checkpoint
 from qat.training.devices import threads_in_use
 
 WIDTHS = {"8/8": ((8, 8), True), "8/8 per tensor": ((8, 8), False), "4/8": ((4, 8), True)}  #: bits, per_channel
-BATCH = 16  #: images at a time that other tools are given
 COLUMNS = ("tool", "settings", "width", "metric", "agrees", "SQNR", "bytes", "calibration")
 PACKAGES = {"onnxruntime": ("onnxruntime", "onnx"), "mct": ("model_compression_toolkit",)}  #: of each tool
 INSTALL = {"onnxruntime": "onnxruntime onnx onnxscript", "mct": "model-compression-toolkit"}
-
-
-class Task(NamedTuple):
-    """What all tools are given.
-
-    Attributes:
-        graph, params: the float network, without a softmax at the end.
-        module: the same as PyTorch's layers.
-        images, real: to calibrate with, as the network takes them, and their real numbers, float32.
-        out: a folder for files.
-        args: the command's.
-    """
-
-    graph: Graph
-    params: dict[str, np.ndarray]
-    module: torch.nn.Module
-    images: np.ndarray
-    real: np.ndarray
-    out: Path
-    args: argparse.Namespace
-
-
-class Result(NamedTuple):
-    """A quantized network: from images as the float network takes them to its outputs; bytes of its file, None without one."""
-
-    predict: Callable[[np.ndarray], np.ndarray]
-    bytes: int | None
-
-
-#: A way to quantize: what it is called, and the function that calibrates. The function that this one returns is not timed.
-Way = tuple[str, Callable[[], Callable[[], Result]]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -97,6 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=int, default=128, help="to calibrate with")
     parser.add_argument("--evaluated", type=int, help="test images at most, evenly chosen (default: all)")
     parser.add_argument("--seed", type=int, default=0, help="chooses the images")
+    parser.add_argument("--keep", help="a .json file of what was measured: what is in it is not measured again")
     parser.add_argument("--epochs", type=int, default=20, help="of the toolkit's gradient-based quantization")
 
 
@@ -130,38 +98,64 @@ def compare(args: argparse.Namespace, out: Path) -> None:
     if sqnr(floats, plain) < 80.0:
         raise QatError(f"{graph.name}: PyTorch's layers give other outputs, {sqnr(floats, plain):.1f} dB")
 
-    def row(tool: str, settings: str, width: str, outputs: np.ndarray, size: int | None, time_taken: str) -> None:
-        name, value = next(iter(checkpoint.task.metrics(graph, outputs, test).items()))
-        metric = f"{value:.4f} {name}" if name != "top-1" else f"{100 * value:.2f} %"
-        same = f"{100 * np.mean(outputs.argmax(1) == floats.argmax(1)):.2f} %" if name == "top-1" else "-"
-        decibels = sqnr(floats, outputs)
-        error = "-" if math.isinf(decibels) else f"{decibels:.2f} dB"
-        rows.append((tool, settings, width, metric, same, error, "-" if size is None else f"{size:,}", time_taken))
-        print(" | ".join(rows[-1]), flush=True)
-
+    kept = Kept(args.keep, [graph.name, len(images), len(tested), args.seed])
     rows: list[tuple[str, ...]] = []
-    row("float", "", "32/32", floats, sum(4 * array.size for array in params.values()), "")
-    for width in args.widths:
-        ours = 0.0
-        for tool in args.tools:
-            missing = [name for name in PACKAGES.get(tool, ()) if importlib.util.find_spec(name) is None]
-            if missing:
-                rows.append((tool, f"not installed: pip install {INSTALL[tool]}", width, *["-"] * 5))
-                print(" | ".join(rows[-1]), flush=True)
+
+    def report(*row: str) -> None:
+        rows.append(row)
+        print(" | ".join(row), flush=True)
+
+    size = sum(array.nbytes for array in params.values())
+    report("float", "", "32/32", *measured(checkpoint, test, floats, floats), f"{size:,}", "")
+    for width, tool in itertools.product(args.widths, args.tools):
+        missing = [name for name in PACKAGES.get(tool, ()) if importlib.util.find_spec(name) is None]
+        if missing:
+            report(tool, f"not installed: pip install {INSTALL[tool]}", width, *["-"] * 5)
+            continue
+        for settings, calibrate in TOOLS[tool](task, *WIDTHS[width]):
+            key = f"{tool} | {settings} | {width}"
+            if not settings.startswith(args.only):
                 continue
-            for settings, calibrate in TOOLS[tool](task, *WIDTHS[width]):
-                if not settings.startswith(args.only):
-                    continue
+            if key not in kept.rows:
                 begin = time.process_time()
                 finish = calibrate()
                 seconds = time.process_time() - begin
-                if tool == "qat" and settings == DEFAULTS:
-                    ours = seconds
                 result = finish()
-                taken = f"{seconds / ours:.2f}" if ours else f"{seconds:.1f} s"
-                row(tool, settings, width, result.predict(tested), result.bytes, taken)
+                agreement = measured(checkpoint, test, floats, result.predict(tested))
+                kept.add(key, [*agreement, "-" if result.bytes is None else f"{result.bytes:,}", seconds])
+            *found, seconds = kept.rows[key]
+            ours = kept.rows.get(f"qat | {DEFAULTS} | {width}")
+            report(tool, settings, width, *found, f"{seconds / ours[-1]:.2f}" if ours else f"{seconds:.1f} s")
     title = f"{graph.name}: {len(images)} images calibrate, {len(tested)} are evaluated; times over qat's defaults"
     print_table(title, COLUMNS, rows)
+
+
+class Kept:
+    """What was measured, in a file where there is one: a list for each row. of: what the figures belong to."""
+
+    def __init__(self, path: str | None, of: list[Any]) -> None:
+        self.path, self.of, self.rows = path and Path(path), of, dict[str, list[Any]]()
+        if self.path and self.path.exists():
+            text = json.loads(self.path.read_text(encoding="utf-8"))
+            if text["of"] != of:
+                raise QatError(f"{path}: was measured of {text['of']}, not of {of}; give another file")
+            self.rows = text["rows"]
+
+    def add(self, key: str, row: list[Any]) -> None:
+        self.rows[key] = row
+        if self.path:
+            self.path.write_text(json.dumps({"of": self.of, "rows": self.rows}, indent=1), encoding="utf-8")
+
+
+def measured(checkpoint: Checkpoint, test: Split, floats: np.ndarray, outputs: np.ndarray) -> tuple[str, str, str]:
+    """The main metric of the task, how often the largest outputs agree, where they are classes, and the SQNR."""
+    name, value = next(iter(checkpoint.task.metrics(logits_graph(checkpoint.graph), outputs, test).items()))
+    decibels, top = sqnr(floats, outputs), name == "top-1"
+    return (
+        f"{100 * value:.2f} %" if top else f"{value:.4f} {name}",
+        f"{100 * np.mean(outputs.argmax(1) == floats.argmax(1)):.2f} %" if top else "-",
+        "-" if math.isinf(decibels) else f"{decibels:.2f} dB",
+    )
 
 
 def split_photographs(folder: Path, out: Path, count: int, seed: int) -> None:
@@ -179,29 +173,6 @@ def sqnr(floats: np.ndarray, outputs: np.ndarray) -> float:
     agreement = Agreement()
     agreement.add(floats, outputs)
     return agreement.sqnr
-
-
-def in_batches(module: torch.nn.Module, real: np.ndarray) -> np.ndarray:
-    with torch.no_grad():
-        parts = [module(torch.from_numpy(real[i : i + BATCH])).numpy() for i in range(0, len(real), BATCH)]
-    return np.concatenate(parts)
-
-
-@contextlib.contextmanager
-def silent() -> Iterator[None]:
-    """Without what other tools print, log and warn of."""
-    level = logging.root.level
-    with (
-        warnings.catch_warnings(),
-        contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()),
-    ):
-        warnings.simplefilter("ignore")
-        logging.root.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            logging.root.setLevel(level)
 
 
 DEFAULTS = "defaults"
@@ -227,113 +198,6 @@ def by_qat(task: Task, bits: tuple[int, int], per_channel: bool) -> Iterator[Way
     yield "min/max", partial(calibrated, **plain)
     if hasattr(qat, "LearnedRounding"):
         yield "learned rounding", lambda: calibrated(rounding=qat.LearnedRounding())
-
-
-def by_onnxruntime(task: Task, bits: tuple[int, int], per_channel: bool) -> Iterator[Way]:
-    """ONNX Runtime's quantize_static after its own preparation: QDQ, activations asymmetric, weights symmetric."""
-    import onnxruntime
-    from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantType, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    class Reader(CalibrationDataReader):
-        """Single images; some at a time, since ONNX Runtime holds all activations of a part."""
-
-        def __init__(self) -> None:
-            self.set_range(0, len(task.real))
-
-        def __len__(self) -> int:
-            return len(task.real)
-
-        def set_range(self, start_index: int, end_index: int) -> None:
-            self.rest = iter(task.real[start_index:end_index])
-
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            image = next(self.rest, None)
-            return None if image is None else {"x": image[np.newaxis]}
-
-    plain, prepared, path = (task.out / f"{name}.onnx" for name in ("float", "prepared", "onnxruntime"))
-    with silent():
-        torch.onnx.export(
-            *(task.module, torch.from_numpy(task.real[:2]), plain),
-            input_names=["x"],
-            output_names=["y"],
-            opset_version=21,
-            dynamo=False,
-            dynamic_axes={"x": {0: "n"}, "y": {0: "n"}},
-        )
-        quant_pre_process(plain, prepared, skip_symbolic_shape=True)
-
-    def calibrated(method: CalibrationMethod) -> Callable[[], Result]:
-        with silent():
-            quantize_static(
-                *(prepared, path, Reader()),
-                per_channel=per_channel,
-                activation_type=QuantType.QUInt8,
-                weight_type=QuantType.QInt8 if bits[0] == 8 else QuantType.QInt4,
-                calibrate_method=method,
-                extra_options={"CalibStridedMinMax": math.gcd(len(task.real), BATCH)},
-            )
-        return deployed
-
-    def deployed() -> Result:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads_in_use() or 1
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        entry: Any = task.graph.inputs[0].cell
-
-        def predict(images: np.ndarray) -> np.ndarray:
-            real = entry.real_numbers(images)
-            return np.concatenate(
-                [session.run(None, {"x": real[i : i + BATCH]})[0] for i in range(0, len(real), BATCH)]
-            )
-
-        return Result(predict, path.stat().st_size)
-
-    for method in (CalibrationMethod.MinMax, CalibrationMethod.Entropy, CalibrationMethod.Percentile):
-        yield method.name, partial(calibrated, method)
-
-
-def by_mct(task: Task, bits: tuple[int, int], per_channel: bool) -> Iterator[Way]:
-    """The Model Compression Toolkit, for its own target (ranges of activations are powers of two), and for the same with any
-    range and zero point, as ours; and its gradient-based quantization, of weights and biases over --epochs.
-    """
-    import model_compression_toolkit as mct
-    from mct_quantizers import QuantizationMethod
-    from model_compression_toolkit.target_platform_capabilities.tpc_models.imx500_tpc.v1_0 import tpc
-
-    def capabilities(**activations: Any) -> Any:
-        base, _, other = tpc.get_op_quantization_configs()
-        kernel = {"weights_n_bits": bits[0], "weights_per_channel_threshold": per_channel}
-        base = base.clone_and_edit(attr_to_edit={"kernel_attr": kernel}, **activations)
-        return tpc.generate_tpc(other.clone_and_edit(**activations), base, [base], "benchmark")
-
-    def data() -> Iterator[list[torch.Tensor]]:
-        for start in range(0, len(task.real), BATCH):
-            yield [torch.from_numpy(task.real[start : start + BATCH])]
-
-    def calibrated(target: Any, *, learned: bool) -> Callable[[], Result]:
-        torch.manual_seed(task.args.seed)
-        with silent():
-            if learned:
-                config = mct.gptq.get_pytorch_gptq_config(task.args.epochs, hessian_batch_size=BATCH)
-                found, _ = mct.gptq.pytorch_gradient_post_training_quantization(
-                    task.module, data, gptq_config=config, target_platform_capabilities=target
-                )
-            else:
-                found, _ = mct.ptq.pytorch_post_training_quantization(
-                    task.module, data, target_platform_capabilities=target
-                )
-        entry: Any = task.graph.inputs[0].cell
-        return lambda: Result(lambda images: in_batches(found.eval(), entry.real_numbers(images)), None)
-
-    uniform = {"activation_quantization_method": QuantizationMethod.UNIFORM}
-    yield "its target", partial(calibrated, capabilities(), learned=False)
-    yield "any range", partial(calibrated, capabilities(**uniform), learned=False)
-    if bits[0] < 8:
-        yield (
-            f"any range, gradient-based, {task.args.epochs} epochs",
-            partial(calibrated, capabilities(**uniform), learned=True),
-        )
 
 
 TOOLS = {"qat": by_qat, "onnxruntime": by_onnxruntime, "mct": by_mct}

@@ -152,3 +152,17 @@ def test_photographs_are_split_by_seed(benchmark: ModuleType, tmp_path: Path) ->
     assert split(0) == [train, test]
     assert split(1) != [train, test]
     assert f"{(tmp_path / '3.png').resolve()},6" in {*train, *test}
+
+
+def test_what_was_kept_is_not_measured_again(
+    benchmark: ModuleType, given: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--tools", "qat", "--widths", "8/8", "--only", "min", "--keep", str(tmp_path / "kept.json"))
+    benchmark.compare(arguments(benchmark, given, *flags), tmp_path)
+    first = capsys.readouterr().out
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(qat, "calibrate", None)
+        benchmark.compare(arguments(benchmark, given, *flags), tmp_path)
+    assert capsys.readouterr().out == first
+    with pytest.raises(QatError, match="was measured of"):
+        benchmark.compare(arguments(benchmark, given, *flags, "--images", "8"), tmp_path)
