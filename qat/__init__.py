@@ -116,7 +116,7 @@ from qat.training.losses import Objective
 from qat.training.optimizer import Optimizer
 
 if TYPE_CHECKING:  # what _LATER has
-    from qat import networks, pruning
+    from qat import networks, pruning, zoo
     from qat.analysis.diagnosis import diagnose
     from qat.deploy import verify
     from qat.imports.export import export
@@ -248,10 +248,11 @@ __all__ = [
     "to_integer",
     "train",
     "verify",
+    "zoo",
 ]
 
 #: Modules, and where names are, that are imported when they are used, since not every program needs what they bring with them.
-_MODULES = {"networks": "qat.networks", "pruning": "qat.pruning", "verify": "qat.deploy.verify"}
+_MODULES = {"networks": "qat.networks", "pruning": "qat.pruning", "verify": "qat.deploy.verify", "zoo": "qat.zoo"}
 _LATER = {
     "qat.analysis.diagnosis": ("diagnose",),
     "qat.imports.export": ("export",),
