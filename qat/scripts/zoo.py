@@ -19,14 +19,14 @@ from qat.console import print_table
 from qat.data import Split
 from qat.deploy.verify import export_verified
 from qat.errors import QatError
-from qat.files import check_writable, write_atomically
-from qat.registry import TARGETS, suffixed
+from qat.files import check_writable
+from qat.registry import suffixed
 from qat.scripts.common.flags import add_arithmetic_argument, add_backend_arguments
 from qat.scripts.common.printing import print_certificate
 from qat.training.checkpoint import Checkpoint
 from qat.zoo.entry import Entry
 from qat.zoo.kept import WIDTH, entry_of, figures_of, is_kept, load, names, random_samples
-from qat.zoo.make import FORMATS, Order, make
+from qat.zoo.make import FORMATS, Order, compared, make
 from qat.zoo.places import Places
 from qat.zoo.row import ACCURACY, COST, Row, accuracy_rows, cost_rows, load_rows, markdown
 from qat.zoo.settings import WIDTHS
@@ -166,7 +166,7 @@ def _make(args: argparse.Namespace, entries: Sequence[Entry]) -> int:
     order = _order(args, out, args.widths or WIDTHS, args.formats)
     rows: list[Row] = []
     for entry in entries:
-        row, _ = make(entry, _places(args, out), order, lambda text: print(text, flush=True))
+        row, _ = make(entry, _places(args, out), order, _say)
         rows.append(row)
     print_table("Accuracy; weights/activations in bits", ACCURACY, accuracy_rows(rows))
     print_table("Files and their certificates", COST, cost_rows(rows))
@@ -182,60 +182,57 @@ def _fetch(args: argparse.Namespace, entry: Entry) -> int:
     path, widths = Path(args.out), args.widths or [WIDTH]
     if len(widths) > 1:
         raise QatError("--widths: one file has one width; give one")
-    check_writable(path)
     suffix = suffixed(path)
     if suffix is not None and suffix not in FORMATS:
         raise QatError(f"--out {path}: {suffix} is none of the zoo's formats; use an ending of {', '.join(FORMATS)}")
+    check_writable(path)
     if is_kept(entry.name) and widths == [WIDTH] and args.arithmetic is None:
-        return _fetch_kept(args, entry, path, suffix)
-    with tempfile.TemporaryDirectory() as folder:
-        order = _order(args, Path(folder), widths, [suffix] if suffix else None)
-        row, certificates = make(entry, _places(args, Path(folder)), order, lambda text: print(text, flush=True))
-        ending = ".ckpt" if suffix is None else TARGETS[suffix].suffix
-        made = Path(folder) / f"{entry.name}_{widths[0].replace('/', '_')}{ending}"
-        if row.differ:
-            raise QatError(f"{path}: is not written, since codes differ; report it")
-        write_atomically(path, made.read_bytes())
-    for certificate in certificates:
-        print_certificate(certificate)
-    print(f"wrote {path}, {path.stat().st_size:,} bytes")
-    return 0
-
-
-def _fetch_kept(args: argparse.Namespace, entry: Entry, path: Path, suffix: str | None) -> int:
-    """A network that comes with the package: its integers are those that were measured; a file is verified anew."""
-    checkpoint = load(entry.name)
-    row = figures_of(entry.name)
+        checkpoint, row = load(entry.name), figures_of(entry.name)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            order = _order(args, Path(folder), widths, [suffix or FORMATS[-1]])
+            row, _ = make(entry, _places(args, Path(folder)), order, _say)
+            if row.differ:
+                raise QatError(f"{path}: is not written, since {row.differ:,} codes differ; report it")
+            checkpoint = Checkpoint.load(Path(folder) / f"{entry.name}_{widths[0].replace('/', '_')}.ckpt")
     assert row is not None, "load has compared with it"
-    shown = f"{row.metric} {checkpoint.task.value(row.metric, row.widths[WIDTH].figure)}"
+    print(
+        f"{entry.name}: {checkpoint.task.words(row.metric, row.widths[widths[0]].figure)} on {row.tested:,} test samples"
+    )
     if suffix is None:
         checkpoint.save(path)
-        print(f"{entry.name}: its integers are those that were measured: {shown}")
     else:
-        split, data = _certified_on(args, entry, checkpoint)
-        certificate = export_verified(
-            path,
-            qat.target(suffix),
-            qat.backend(args.backend),
-            checkpoint,
-            split,
-            data=data,
-            required=True,
-            device_target=args.device_target,
-        )
-        print(f"{entry.name}, measured before: {shown}")
-        print_certificate(certificate)
+        _export(args, entry, checkpoint, path, suffix)
     print(f"wrote {path}, {path.stat().st_size:,} bytes")
     return 0
 
 
-def _certified_on(args: argparse.Namespace, entry: Entry, checkpoint: Checkpoint) -> tuple[Split, str]:
-    """The test samples, where --data has them, else random ones."""
+def _export(args: argparse.Namespace, entry: Entry, checkpoint: Checkpoint, path: Path, suffix: str) -> None:
+    """A certified file. It is compared on the test samples, or without --data, where the network came with the package, on
+    random ones.
+    """
     spec = checkpoint.graph.input_specs[0]
-    if not args.data:
-        return Split(random_samples(spec), None), "random samples"
-    dataset = entry.samples(_places(args, Path(args.out).parent), None).resized(spec.shape, checkpoint.preparation)
-    return dataset.test, f"{dataset.name}, test samples"
+    if args.data or not is_kept(entry.name):
+        places = _places(args, path.parent)
+        dataset = entry.samples(places, None).resized(spec.shape, checkpoint.preparation)
+        split, data = compared(entry, places, dataset), f"{dataset.name}, test samples"
+    else:
+        split, data = Split(random_samples(spec), None), "random samples"
+    certificate = export_verified(
+        path,
+        qat.target(suffix),
+        qat.backend(args.backend),
+        checkpoint,
+        split,
+        data=data,
+        device_target=args.device_target,
+        required=True,
+    )
+    print_certificate(certificate)
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ _ALL = (
     Entry(
         "lenet5",
         "LeNet-5",
-        Trained("lenet", Recipe(20, 64, lr=0.02, optimizer=Optimizer(weight_decay=5e-4), augment_shift=1)),
+        Trained("lenet", Recipe(6, 128, lr=0.03, optimizer=Optimizer(weight_decay=5e-4), augment_shift=1)),
         samples.digits,
         OWN,
         "trained here on MNIST; 10,000 test images",

@@ -112,7 +112,7 @@ def make(entry: Entry, places: Places, order: Order, say: Say = lambda text: Non
     check_labels(float_.graph, dataset, task)
     metric, figure = main(evaluate_metrics(backend, float_, dataset.test, device_target=order.device_target))
     say(f"{entry.name}: {task.words(metric, figure)} in float on {len(dataset.test):,} test samples")
-    work = _Work(entry, order, path, float_, dataset, _compared(entry, places, dataset), metric, say)
+    work = _Work(entry, order, path, float_, dataset, compared(entry, places, dataset), metric, say)
     widths, certificates = {}, []
     for width in order.widths:
         widths[width], found = work.at(width)
@@ -146,7 +146,7 @@ class _Work:
     path: Path  #: of the float checkpoint
     float_: Checkpoint
     dataset: Dataset  #: in the shape that the network takes
-    compared: Split
+    samples: Split  #: that certificates compare
     metric: str
     say: Say
 
@@ -170,7 +170,7 @@ class _Work:
                 qat.target(name),
                 backend,
                 quantized,
-                self.compared,
+                self.samples,
                 data=f"{self.dataset.name}, test samples",
                 device_target=order.device_target,
                 integers=integers,
@@ -198,7 +198,9 @@ class _Work:
             images = train_.chosen(chosen).in_memory().images
             ops = evaluation_ops(order.backend, order.device_target)
             found = calibrate(float_.graph, float_.params, _arrays(images), ops=ops, **way.calibration, **settings)
-            return float_.derived(found.graph, found.params)
+            derived = float_.derived(found.graph, found.params)
+            record = {"calibration": {"images": len(chosen), "seed": SEED, **way.calibration}}
+            return replace(derived, history=(record, *derived.history))
         backend = qat.backend(order.backend)
         graph: Graph = qat.convert_quant_network(float_.graph, **settings)
         start = float_.derived(graph, graph.params_from(float_.params, SEED))
@@ -223,7 +225,7 @@ class _Work:
         assert isinstance(target, IsEmulated)
         if "C" not in self.order.exported:
             raise QatError("cores: runs .c files, and C is not among the formats; add it")
-        sample = as_arrays(tuple(x[:1] for x in as_tuple(self.compared.images)))
+        sample = as_arrays(tuple(x[:1] for x in as_tuple(self.samples.images)))
         here, found = as_tuple(target.predict(path, sample)), {}
         for core in self.order.cores:
             own = target.measure(path, sample, core)
@@ -244,7 +246,7 @@ def _made(path: Path, record: Mapping[str, Any], function: Callable[[], Checkpoi
             return kept
     made = function()
     first, *others = made.history or ({},)
-    made = replace(made, history=({RECORD: dict(record), **first}, *others))
+    made = replace(made, history=({**first, RECORD: dict(record)}, *others))
     made.save(path)
     say(f"saved {path}")
     return made
@@ -258,8 +260,17 @@ def _digest(checkpoint: Checkpoint) -> str:
     return found.hexdigest()[:16]
 
 
-def _compared(entry: Entry, places: Places, dataset: Dataset) -> Split:
-    """The samples that certificates compare."""
+def compared(entry: Entry, places: Places, dataset: Dataset) -> Split:
+    """The samples that certificates compare.
+
+    Args:
+        entry: the network.
+        places: where its samples are.
+        dataset: in the shape that the network takes.
+
+    Returns:
+        Samples, in memory.
+    """
     if callable(entry.compared):
         return entry.compared(places, dataset)
     count = len(dataset.test) if entry.compared is None else min(entry.compared, len(dataset.test))

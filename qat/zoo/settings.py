@@ -50,7 +50,7 @@ TRAINED = Way(
     recipe=Recipe(6, 64, lr=0.005, optimizer=Optimizer(weight_decay=1e-4), augment_shift=2, augment_flip=True)
 )
 #: The same of digits, which are not mirrored.
-TRAINED_DIGITS = Way(recipe=Recipe(15, 128, lr=0.03, optimizer=Optimizer(weight_decay=1e-4), augment_shift=1))
+TRAINED_DIGITS = Way(recipe=Recipe(4, 128, lr=0.01, optimizer=Optimizer(weight_decay=1e-4), augment_shift=1))
 
 
 def bits_of(width: str) -> tuple[int, int]:
