@@ -28,7 +28,7 @@ from qat.zoo.entry import Entry
 from qat.zoo.kept import WIDTH, entry_of, figures_of, is_kept, load, names, random_samples
 from qat.zoo.make import FORMATS, Order, compared, make
 from qat.zoo.places import Places
-from qat.zoo.row import ACCURACY, COST, Row, accuracy_rows, cost_rows, load_rows, markdown
+from qat.zoo.row import ACCURACY, CORE, COST, Row, accuracy_rows, cost_rows, load_rows, markdown
 from qat.zoo.settings import WIDTHS
 
 ACTIONS = ("list", "fetch", "make", "table")
@@ -172,8 +172,7 @@ def _make(args: argparse.Namespace, entries: Sequence[Entry]) -> int:
     print_table("Files and their certificates", COST, cost_rows(rows))
     for row in rows:
         if row.cores:
-            keys = ("instructions", "flash", "ram", "arena", "stack", "differ")
-            lines = [(core, *(f"{own[key]:,}" for key in keys)) for core, own in row.cores.items()]
+            lines = [(core, *(f"{own[key]:,}" for key in CORE)) for core, own in row.cores.items()]
             print_table(f"{row.name} in C on emulated processors; bytes", CORES, lines)
     return int(any(row.differ for row in rows))
 

@@ -12,6 +12,7 @@ from qat import tasks
 from qat.errors import QatError
 from qat.files import write_atomically
 from qat.reading import read_text, reading
+from qat.vocabulary.fields import build, check_fields, check_type
 from qat.zoo.settings import WIDTHS
 
 
@@ -30,6 +31,9 @@ class FileFigures:
     codes: int
     differ: int
     engine: str
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,9 @@ class WidthFigures:
     backend: FileFigures
     files: Mapping[str, FileFigures]
     codes: str
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,11 @@ class Row:
     cores: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     other: bool = False
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if ":" in self.task:
+            raise QatError(f"Row: task is {self.task!r}, which would run code; use the name of a task")
+
     def save(self, path: str | Path) -> None:
         """Write it as JSON, as a whole or not at all."""
         write_atomically(path, (json.dumps(asdict(self), indent=1) + "\n").encode())
@@ -99,19 +111,7 @@ class Row:
         advice = "give what 'qat zoo make' wrote"
         text = read_text(path, advice)
         with reading(path, "a row of the zoo", advice):
-            data: dict[str, Any] = json.loads(text)
-            widths = {
-                name: WidthFigures(
-                    **each
-                    | {
-                        "backend": FileFigures(**each["backend"]),
-                        "files": {key: FileFigures(**file) for key, file in each["files"].items()},
-                    }
-                )
-                for name, each in data["widths"].items()
-            }
-            official = None if data["official"] is None else (str(data["official"][0]), float(data["official"][1]))
-            return cls(**data | {"widths": widths, "official": official})
+            return _built(json.loads(text))
 
     @property
     def differ(self) -> int:
@@ -125,8 +125,10 @@ class Row:
         return text.removesuffix(" %")
 
 
+#: What is counted on an emulated processor.
+CORE = ("instructions", "flash", "ram", "arena", "stack", "differ")
 #: Of the tables below.
-ACCURACY = ("network", "metric", "samples", "float", *WIDTHS, "publisher's int8")
+ACCURACY = ("network", "parameters", "MACs", "metric", "samples", "float", *WIDTHS, "publisher's int8")
 COST = (
     "network",
     "width",
@@ -138,6 +140,30 @@ COST = (
     "codes compared in each",
     "differ",
 )
+
+
+def _built(data: Any) -> Row:
+    """A row of JSON values. Raises QatError or ValueError for anything else."""
+    if not isinstance(data, dict):
+        raise ValueError("it is no object")
+    widths = {}
+    for width, each in _object(data, "widths").items():
+        files = {name: build(FileFigures, _object(_object(each, "files"), name)) for name in _object(each, "files")}
+        backend = build(FileFigures, _object(each, "backend"))
+        widths[width] = build(WidthFigures, {**each, "backend": backend, "files": files})
+    cores = {core: _object(_object(data, "cores"), core) for core in _object(data, "cores")}
+    for core, own in cores.items():
+        for name in CORE:
+            check_type(f"{core}: {name}", own.get(name), int)
+    return build(Row, {**data, "widths": widths, "cores": cores})
+
+
+def _object(data: Any, name: str) -> dict[str, Any]:
+    """An entry of an object that is an object itself. Raises ValueError where it is none."""
+    found = data.get(name) if isinstance(data, dict) else None
+    if not isinstance(found, dict):
+        raise ValueError(f"its {name} are no object")
+    return found
 
 
 def accuracy_rows(rows: Sequence[Row]) -> list[tuple[str, ...]]:
@@ -153,7 +179,8 @@ def accuracy_rows(rows: Sequence[Row]) -> list[tuple[str, ...]]:
     for row in rows:
         widths = [row.shown(row.widths[name].figure) if name in row.widths else "not measured" for name in WIDTHS]
         official = "" if row.official is None else row.shown(row.official[1])
-        found.append((row.name, row.metric, f"{row.tested:,}", row.shown(row.float_figure), *widths, official))
+        costs = (f"{row.parameters:,}", f"{row.macs:,}")
+        found.append((row.name, *costs, row.metric, f"{row.tested:,}", row.shown(row.float_figure), *widths, official))
     return found
 
 
