@@ -118,6 +118,8 @@ from qat.training.optimizer import Optimizer
 if TYPE_CHECKING:  # what _LATER has
     from qat import networks, pruning, zoo
     from qat.analysis.diagnosis import diagnose
+    from qat.analysis.repair import repair
+    from qat.analysis.repaired import Repair, TargetMissedError
     from qat.deploy import verify
     from qat.imports.export import export
     from qat.imports.model import import_model
@@ -205,6 +207,7 @@ __all__ = [
     "QatError",
     "RMSNorm",
     "Recipe",
+    "Repair",
     "Reshape",
     "SizeBudget",
     "Slice",
@@ -212,6 +215,7 @@ __all__ = [
     "Split",
     "Stack",
     "Sub",
+    "TargetMissedError",
     "Task",
     "Teaching",
     "TernaryWeightQuantizer",
@@ -240,6 +244,7 @@ __all__ = [
     "prepare",
     "pruning",
     "quantizers",
+    "repair",
     "step_params",
     "target",
     "target_names",
@@ -255,6 +260,8 @@ __all__ = [
 _MODULES = {"networks": "qat.networks", "pruning": "qat.pruning", "verify": "qat.deploy.verify", "zoo": "qat.zoo"}
 _LATER = {
     "qat.analysis.diagnosis": ("diagnose",),
+    "qat.analysis.repair": ("repair",),
+    "qat.analysis.repaired": ("Repair", "TargetMissedError"),
     "qat.imports.export": ("export",),
     "qat.imports.model": ("import_model",),
     "qat.imports.prepare": ("checkpoint_of", "export_params", "prepare"),
