@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from qat import data, quantizers, tasks
 from qat.analysis import metrics
 from qat.analysis.calibration import calibrate
+from qat.analysis.rounding import LearnedRounding
 from qat.cells import (
     Activation,
     AdaptiveAvgPool2d,

@@ -11,6 +11,7 @@ from typing import Any
 
 from qat.analysis.bias_correction import correct_biases, float_means, with_biases
 from qat.analysis.ranges import METHODS, find_ranges
+from qat.analysis.rounding import LearnedRounding, learn_rounding, rounding_record
 from qat.errors import QatError
 from qat.graph import Graph, Network, Node, as_graph
 from qat.passes.convert_quant_network import convert_quant_network
@@ -38,6 +39,7 @@ def calibrate(
     percentile: float = 99.99,
     bias_correction: bool = False,
     equalize: bool = False,
+    rounding: LearnedRounding | None = None,
     batch_size: int | None = None,
     ops: Ops | None = None,
     **settings: Any,
@@ -108,11 +110,14 @@ def calibrate(
             means[node.name].add(loop.ops, value)
 
     own |= find_ranges(loop, loop.load(own, IDLE), batches, method, percentile, watch)
+    rounded = None
+    if rounding is not None:
+        own, rounded = learn_rounding(quantized, own, images, rounding, loop.ops)
     if bias_correction:
         own = correct_biases(quantized, own, batches, means, loop.ops)
     warn_of_unlike_ranges(quantized, own)
     warn_of_unreached_numbers(quantized, own)
-    return Checkpoint(quantized, own)
+    return Checkpoint(quantized, own, history=() if rounded is None else (rounding_record(rounding, rounded),))
 
 
 def check_percentile(percentile: float) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from qat import hints
 from qat.analysis.calibration import calibrate
+from qat.analysis.rounding import LearnedRounding
 from qat.deploy.interfaces import OwnLayout, TrainingBackend
 from qat.errors import QatError, shortened
 from qat.graph import Graph, Network, Params
@@ -31,7 +32,7 @@ from qat.vocabulary.ops import Array
 KEPT = 64  #: samples that a prepared model remembers, to verify exported files on
 OURS = (Network, Graph, Imported, Checkpoint)  #: what is of no framework
 #: What only ``calibrate`` takes of the settings.
-OF_CALIBRATION = {"method", "percentile", "bias_correction", "equalize", "batch_size", "ops"}
+OF_CALIBRATION = {"method", "percentile", "bias_correction", "equalize", "rounding", "batch_size", "ops"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,6 +140,8 @@ def prepare(
         if imported.opened is not None:
             imported.compare(as_arrays(images), tolerance=tolerance)
         ops = evaluation_ops(chosen.NAME, device_target)
+        if isinstance(rounding := settings.get("rounding"), LearnedRounding) and rounding.backend is None:
+            settings["rounding"] = replace(rounding, backend=chosen.NAME)
         checkpoint = calibrate(graph, imported.params, as_arrays(images), **{"ops": ops, **settings})
     holder = holder_of(module)
     own = holder.device_target(module) if holder is not None and device_target is None else device_target

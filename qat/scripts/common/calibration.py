@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,11 +11,15 @@ import numpy as np
 
 from qat.analysis.calibration import calibrate, check_percentile
 from qat.analysis.ranges import METHODS
+from qat.analysis.rounding import LearnedRounding
+from qat.console import print_table
 from qat.data import Dataset
 from qat.errors import QatError
 from qat.registry import evaluation_ops
 from qat.training.checkpoint import Checkpoint
 from qat.vocabulary.arrays import as_arrays, as_tuple
+
+ROUNDINGS = NEAREST, LEARNED = "nearest", "learned"
 
 
 def add_calibration_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +34,19 @@ def add_calibration_arguments(parser: argparse.ArgumentParser) -> None:
         "--bias_correction", action="store_true", help="take the mean error of each channel out of its bias"
     )
     calibration.add_argument("--equalize", action="store_true", help="equalize weights from channel to channel before")
+    calibration.add_argument(
+        "--rounding",
+        choices=ROUNDINGS,
+        default=ROUNDINGS[0],
+        help="of weights: to the nearest code, or up and down as blocks of the network ask for",
+    )
+    calibration.add_argument(
+        "--rounding_iterations",
+        type=int,
+        default=LearnedRounding.iterations,
+        metavar="N",
+        help="of each block, where rounding is learned",
+    )
 
 
 def check_calibration(args: argparse.Namespace, dataset: Dataset) -> None:
@@ -40,6 +58,15 @@ def check_calibration(args: argparse.Namespace, dataset: Dataset) -> None:
             f"--images {args.images}: {dataset.source} has {len(dataset.train)} training images; use a number from 1 to that"
         )
     check_percentile(args.percentile)
+    if args.rounding == LEARNED:
+        learned_rounding(args)
+    elif "rounding_iterations" in args.given:
+        raise QatError("--rounding_iterations is of learned rounding; add --rounding learned, or leave it out")
+
+
+def learned_rounding(args: argparse.Namespace) -> LearnedRounding:
+    """What the arguments ask for. Raises QatError where they are out of range."""
+    return LearnedRounding(args.rounding_iterations, seed=args.seed, backend=args.backend)
 
 
 def calibrated(args: argparse.Namespace, checkpoint: Checkpoint, dataset: Dataset, **settings: Any) -> Checkpoint:
@@ -54,14 +81,37 @@ def calibrated(args: argparse.Namespace, checkpoint: Checkpoint, dataset: Datase
         percentile=args.percentile,
         bias_correction=args.bias_correction,
         equalize=args.equalize,
+        rounding=learned_rounding(args) if args.rounding == LEARNED else None,
         ops=evaluation_ops(args.backend, args.device_target),
         **settings,
     )
     names = ("images", "seed", "method", "percentile", "bias_correction", "equalize")
-    record = {"calibration": {name: getattr(args, name) for name in names}}
+    record: dict[str, Any] = {"calibration": {name: getattr(args, name) for name in names}}
+    for own in result.history:
+        record |= own
+        print_table(
+            "learned rounding: squared error of a block's outputs, in % of them squared", *rounded_rows(own["rounding"])
+        )
     return replace(
         result,
         history=(record, *checkpoint.history),
         preparation=dataset.preparation or checkpoint.preparation,
         task=checkpoint.task,
     )
+
+
+def rounded_rows(record: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """What became of each block, as the columns and rows of a table. record: of a checkpoint's history."""
+    columns = ("block", "nearest", "learned", "kept", "changed", "iterations")
+    rows = [
+        (
+            block["name"],
+            f"{100 * block['before']:.3f}",
+            f"{100 * block['after']:.3f}",
+            block["kept"],
+            f"{100 * block['changed']:.1f} %",
+            str(block["iterations"]),
+        )
+        for block in record["blocks"]
+    ]
+    return columns, rows
