@@ -14,15 +14,13 @@ import qat
 from qat.analysis.rounding import HELD_BACK
 from qat.cells.weight_codes import weight_grid, with_codes, with_kept_scale, with_least_error
 from qat.cli import main
-from qat.deploy.verify import export_verified
 from qat.errors import QatError, QatWarning
 from qat.networks import ResNet8
 from qat.passes.blocks import block_graph, blocks
-from qat.training.forward import IDLE, NodeLoop
+from qat.training.forward import NodeLoop
 from qat.training.soft_rounding import Reconstruction, SoftWeight, beta_at, rectified_sigmoid, regularizer, start_of
 from qat.vocabulary.numpy_ops import NUMPY_OPS
 from qat.vocabulary.ops import Array
-from qat.vocabulary.values import Value
 
 NORMAL = np.random.default_rng(3)
 
@@ -433,7 +431,9 @@ def test_another_backend_than_there_is_is_refused() -> None:
 def test_the_command_learns_and_says_what_became_of_the_blocks(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    np.savez(tmp_path / "data.npz", x_train=IMAGES, y_train=np.arange(256) % 4, x_test=IMAGES, y_test=np.arange(256) % 4)
+    np.savez(
+        tmp_path / "data.npz", x_train=IMAGES, y_train=np.arange(256) % 4, x_test=IMAGES, y_test=np.arange(256) % 4
+    )
     qat.Checkpoint(Small().graph(), PARAMS).save(tmp_path / "float.ckpt")
     flags = ["calibrate", "--ckpt_path", str(tmp_path / "float.ckpt"), "--data_path", str(tmp_path / "data.npz")]
     assert main([*flags, "--rounding", "learned", "--rounding_iterations", "20", "--num_bits", "3", "8"]) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -10,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from qat.cells.linear import LinearCell
 from qat.cells.base import Context
+from qat.cells.linear import LinearCell
 from qat.cells.weight_codes import weight_grid, with_codes, with_kept_scale, with_least_error
 from qat.errors import QatError, QatWarning
 from qat.graph import Graph, Node, Params
@@ -25,8 +26,6 @@ from qat.vocabulary.fields import check_fields
 from qat.vocabulary.ops import Array, Kind, Ops
 from qat.vocabulary.rows import watched
 from qat.vocabulary.values import Value
-
-import os
 
 HELD_BACK = 4  #: one of so many images is not learned from, and decides what is kept
 KEPT_BYTES = 1 << 30  #: that activations may take while they wait; of more images the first ones are taken

@@ -9,31 +9,47 @@ from typing import Any
 
 import numpy as np
 
-from qat.analysis.calibration import calibrate, check_percentile
+from qat.analysis.calibration import calibrate
+from qat.analysis.choosing import FEWEST, check_percentile
 from qat.analysis.ranges import METHODS
 from qat.analysis.rounding import LearnedRounding
 from qat.console import print_table
 from qat.data import Dataset
 from qat.errors import QatError
 from qat.registry import evaluation_ops
+from qat.scripts.common.flags import boolean
 from qat.training.checkpoint import Checkpoint
 from qat.vocabulary.arrays import as_arrays, as_tuple
 
 ROUNDINGS = NEAREST, LEARNED = "nearest", "learned"
+AUTO = "auto"  #: of --method: chosen
 
 
 def add_calibration_arguments(parser: argparse.ArgumentParser) -> None:
     """How ranges are found without training."""
     calibration = parser.add_argument_group("calibration", "on training images, never on test images")
     calibration.add_argument("--images", type=int, default=1000, help="how many, at most all, chosen at random")
-    calibration.add_argument("--method", choices=METHODS, default="minmax", help="how an activation's range is found")
+    calibration.add_argument(
+        "--method",
+        choices=(AUTO, *METHODS),
+        default=AUTO,
+        help="how an activation's range is found; auto: it is chosen",
+    )
     calibration.add_argument(
         "--percentile", type=float, default=99.99, metavar="PERCENT", help="of the method of that name"
     )
-    calibration.add_argument(
-        "--bias_correction", action="store_true", help="take the mean error of each channel out of its bias"
-    )
-    calibration.add_argument("--equalize", action="store_true", help="equalize weights from channel to channel before")
+    for name, text in (
+        ("bias_correction", "take the mean error of each channel out of its bias"),
+        ("equalize", "equalize weights from channel to channel before"),
+    ):
+        calibration.add_argument(
+            f"--{name}",
+            type=boolean,
+            nargs="?",
+            const=True,
+            metavar="BOOL",
+            help=f"{text} (default: where the outputs err less with it)",
+        )
     calibration.add_argument(
         "--rounding",
         choices=ROUNDINGS,
@@ -77,7 +93,7 @@ def calibrated(args: argparse.Namespace, checkpoint: Checkpoint, dataset: Datase
         checkpoint.graph,
         checkpoint.params,
         as_arrays(tuple(x[chosen] for x in as_tuple(dataset.train.images))),
-        method=args.method,
+        method=None if args.method == AUTO else args.method,
         percentile=args.percentile,
         bias_correction=args.bias_correction,
         equalize=args.equalize,
@@ -85,13 +101,12 @@ def calibrated(args: argparse.Namespace, checkpoint: Checkpoint, dataset: Datase
         ops=evaluation_ops(args.backend, args.device_target),
         **settings,
     )
-    names = ("images", "seed", "method", "percentile", "bias_correction", "equalize")
-    record: dict[str, Any] = {"calibration": {name: getattr(args, name) for name in names}}
-    for own in result.history:
-        record |= own
-        print_table(
-            "learned rounding: squared error of a block's outputs, in % of them squared", *rounded_rows(own["rounding"])
-        )
+    record: dict[str, Any] = dict(result.history[0])
+    record["calibration"] |= {"seed": args.seed}
+    print_decisions(record["calibration"])
+    if "rounding" in record:
+        title = "learned rounding: squared error of a block's outputs, in % of them squared"
+        print_table(title, *rounded_rows(record["rounding"]))
     return replace(
         result,
         history=(record, *checkpoint.history),
@@ -115,3 +130,24 @@ def rounded_rows(record: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple
         for block in record["blocks"]
     ]
     return columns, rows
+
+
+def print_decisions(record: Mapping[str, Any]) -> None:
+    """What a calibration chose by itself, and by what. record: as it stands in a checkpoint's history."""
+    if record["decisions"]:
+        rows = [
+            (
+                decision["setting"],
+                name,
+                "exact" if sqnr is None else f"{sqnr:.2f}",
+                "chosen" * (name == decision["chosen"]),
+            )
+            for decision in record["decisions"]
+            for name, sqnr in decision["sqnr"].items()
+        ]
+        images = f"{record['held_back']:,} of {record['images']:,} images"
+        print_table(f"Chosen by the outputs' SQNR on {images}", ("setting", "value", "SQNR in dB", ""), rows)
+    elif record["images"] < FEWEST:
+        print(
+            f"{record['images']} images are too few to choose settings by; of {FEWEST} and more some would be held back"
+        )
