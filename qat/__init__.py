@@ -125,7 +125,9 @@ if TYPE_CHECKING:  # what _LATER has
     from qat.training.distillation import Teaching, teach
     from qat.training.loop import evaluate_accuracy, evaluate_metrics, train
     from qat.training.objectives import BopsBudget, Distillation, GTCLoss, SizeBudget
+    from qat.training.oscillations import Oscillations, oscillating
     from qat.training.recipe import Recipe
+    from qat.training.reestimate import reestimate_batch_norm
 
 __version__ = "0.1.0"
 __all__ = [
@@ -189,6 +191,7 @@ __all__ = [
     "Objective",
     "OneGrid",
     "Optimizer",
+    "Oscillations",
     "PACTActivationQuantizer",
     "PReLU",
     "Pad",
@@ -237,9 +240,11 @@ __all__ = [
     "memory",
     "metrics",
     "networks",
+    "oscillating",
     "prepare",
     "pruning",
     "quantizers",
+    "reestimate_batch_norm",
     "step_params",
     "target",
     "target_names",
@@ -259,7 +264,9 @@ _LATER = {
     "qat.imports.prepare": ("checkpoint_of", "export_params", "prepare"),
     "qat.training.distillation": ("Teaching", "teach"),
     "qat.training.loop": ("evaluate_accuracy", "evaluate_metrics", "train"),
+    "qat.training.oscillations": ("Oscillations", "oscillating"),
     "qat.training.recipe": ("Recipe",),
+    "qat.training.reestimate": ("reestimate_batch_norm",),
     "qat.training.objectives": ("BopsBudget", "Distillation", "GTCLoss", "SizeBudget"),
 }
 

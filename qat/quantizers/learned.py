@@ -145,6 +145,10 @@ class LSQWeightQuantizer(BaseWeightQuantizer):
             return "a negative gamma would take its lowest code out of the range; or use narrow_range=True"
         return None
 
+    @property
+    def refuses_freezing(self) -> str | None:
+        return None
+
 
 @dataclass(frozen=True)
 class LSQActivationQuantizer(BaseActivationQuantizer):
