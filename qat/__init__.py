@@ -83,6 +83,7 @@ from qat.errors import NotFiniteError, QatError
 from qat.graph import GRU, LSTM, Graph, Network, Node
 from qat.integer import IntegerGraph, evaluate, memory
 from qat.passes.convert_quant_network import convert_quant_network
+from qat.passes.few_bits import few_bits_settings
 from qat.passes.step_params import step_params
 from qat.passes.to_integer import to_integer
 from qat.quantizers import (
@@ -236,6 +237,7 @@ __all__ = [
     "evaluate_metrics",
     "export",
     "export_params",
+    "few_bits_settings",
     "import_model",
     "memory",
     "metrics",
