@@ -84,6 +84,7 @@ from qat.errors import NotFiniteError, QatError
 from qat.graph import GRU, LSTM, Graph, Network, Node
 from qat.integer import IntegerGraph, evaluate, memory
 from qat.passes.convert_quant_network import convert_quant_network
+from qat.passes.few_bits import few_bits_settings
 from qat.passes.step_params import step_params
 from qat.passes.to_integer import to_integer
 from qat.quantizers import (
@@ -128,7 +129,9 @@ if TYPE_CHECKING:  # what _LATER has
     from qat.training.distillation import Teaching, teach
     from qat.training.loop import evaluate_accuracy, evaluate_metrics, train
     from qat.training.objectives import BopsBudget, Distillation, GTCLoss, SizeBudget
+    from qat.training.oscillations import Oscillations, oscillating
     from qat.training.recipe import Recipe
+    from qat.training.reestimate import reestimate_batch_norm
 
 __version__ = "0.1.0"
 __all__ = [
@@ -192,6 +195,7 @@ __all__ = [
     "Objective",
     "OneGrid",
     "Optimizer",
+    "Oscillations",
     "PACTActivationQuantizer",
     "PReLU",
     "Pad",
@@ -238,13 +242,16 @@ __all__ = [
     "evaluate_metrics",
     "export",
     "export_params",
+    "few_bits_settings",
     "import_model",
     "memory",
     "metrics",
     "networks",
+    "oscillating",
     "prepare",
     "pruning",
     "quantizers",
+    "reestimate_batch_norm",
     "repair",
     "step_params",
     "target",
@@ -268,7 +275,9 @@ _LATER = {
     "qat.imports.prepare": ("checkpoint_of", "export_params", "prepare"),
     "qat.training.distillation": ("Teaching", "teach"),
     "qat.training.loop": ("evaluate_accuracy", "evaluate_metrics", "train"),
+    "qat.training.oscillations": ("Oscillations", "oscillating"),
     "qat.training.recipe": ("Recipe",),
+    "qat.training.reestimate": ("reestimate_batch_norm",),
     "qat.training.objectives": ("BopsBudget", "Distillation", "GTCLoss", "SizeBudget"),
 }
 

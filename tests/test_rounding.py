@@ -12,7 +12,7 @@ from frameworks import HERE
 
 import qat
 from qat.analysis.rounding import HELD_BACK
-from qat.cells.weight_codes import weight_grid, with_codes, with_kept_scale, with_least_error
+from qat.cells.chosen_codes import weight_grid, with_codes, with_kept_scale, with_least_error
 from qat.cli import main
 from qat.errors import QatError, QatWarning
 from qat.networks import ResNet8

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from qat.cells.base import Context
+from qat.cells.chosen_codes import weight_grid, with_codes, with_kept_scale, with_least_error
 from qat.cells.linear import LinearCell
-from qat.cells.weight_codes import weight_grid, with_codes, with_kept_scale, with_least_error
 from qat.errors import QatError, QatWarning
 from qat.graph import Graph, Node, Params
 from qat.passes.blocks import Block, block_graph, blocks

@@ -134,7 +134,7 @@ class Graph:
     @property
     def is_quantized(self) -> bool:
         """True after convert_quant_network."""
-        return any(_quantizers(node.cell) for node in self.nodes)
+        return any(quantizers_of(node.cell) for node in self.nodes)
 
     @cached_property
     def in_float(self) -> frozenset[str]:
@@ -154,7 +154,7 @@ class Graph:
     @property
     def quant_delay(self) -> int:
         """The step from which on every quantizer quantizes in training; 0 where there is none."""
-        return max((q.quant_delay for node in self.nodes for q in _quantizers(node.cell)), default=0)
+        return max((q.quant_delay for node in self.nodes for q in quantizers_of(node.cell)), default=0)
 
     @cached_property
     def phase_starts(self) -> tuple[int, ...]:
@@ -163,7 +163,7 @@ class Graph:
         """
         starts = {0}
         for node in self.nodes:
-            starts |= {start for quantizer in _quantizers(node.cell) for start in quantizer.phase_starts}
+            starts |= {start for quantizer in quantizers_of(node.cell) for start in quantizer.phase_starts}
             if isinstance(node.cell, LinearCell) and node.cell.has_bn:
                 starts.add(node.cell.freeze_bn)
         return tuple(sorted(starts))
@@ -398,7 +398,7 @@ def _is_quantizers(name: str) -> bool:
     return cell.endswith("fake_quant") or (local.startswith(OF_QUANTIZER) and local != MASK)
 
 
-def _quantizers(cell: Cell) -> list[Quantizer]:
+def quantizers_of(cell: Cell) -> list[Quantizer]:
     """The quantizers among a cell's fields."""
     values = (getattr(cell, field.name) for field in fields(cell))  # type: ignore[arg-type]
     return [value for value in values if isinstance(value, Quantizer)]

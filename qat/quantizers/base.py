@@ -256,6 +256,13 @@ class BaseWeightQuantizer(Quantizer, ABC):
         """
         return None
 
+    @property
+    def refuses_freezing(self) -> str | None:
+        """Why single codes cannot be frozen while training goes on, nor weights be drawn to their codes, in words; None where
+        they can: a weight's value is its code times one scale, from ``qmin`` to ``qmax``, with zero point 0.
+        """
+        return "its codes are not all whole steps of one scale from a fixed 0"
+
     def _mean(self, ops: Ops, x: Tensor, own: Tensors | None = None) -> Tensor:
         """Mean of numbers shaped like the weight, without the pruned places: of each output if per_channel, else of all."""
         # Pruned weights are 0, so the mean over all is divided by the share that is kept.
