@@ -24,6 +24,7 @@ from qat.quantizers import Quantizer
 from qat.reading import LARGEST_JSON, reason_of
 from qat.vocabulary.arrays import ArraySpec
 from qat.vocabulary.fields import check_type
+from qat.vocabulary.listing import Listing, Row, dimensions
 from qat.vocabulary.ops import Array
 from qat.vocabulary.serial import from_json
 
@@ -337,15 +338,33 @@ class Graph:
         """Sixteen hexadecimal digits that differ between different graphs."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
 
-    def __str__(self) -> str:
-        rows = [("node", "cell", "inputs", "output shape", "parameters")]
+    @property
+    def _listing(self) -> Listing:
+        rows = []
         for node in self.nodes:
             count = sum(math.prod(p.shape) for p in node.cell.params().values() if p.trainable)
-            shape = " x ".join(map(str, self.shapes[node.name]))
-            rows.append((node.name, node.cell.describe, ", ".join(node.inputs), shape, f"{count:,}" if count else ""))
-        widths = [max(len(row[i]) for row in rows) for i in range(4)]
-        lines = ["  ".join([*(row[i].ljust(widths[i]) for i in range(4)), row[4]]).rstrip() for row in rows]
-        return "\n".join([f"{self.name}: {self.count_trainable():,} trainable parameters", *lines])
+            kind, _, given = node.cell.describe.removesuffix(")").partition("(")
+            texts = (
+                node.name,
+                kind,
+                ", ".join(node.inputs),
+                dimensions(self.shapes[node.name]),
+                f"{count:,}" if count else "",
+            )
+            rows.append(Row(texts, given))
+        title = f"{self.name}: {self.count_trainable():,} trainable parameters"
+        return Listing(title, ("node", "cell", "inputs", "output shape", "parameters"), tuple(rows))
+
+    def __str__(self) -> str:
+        return self._listing.text
+
+    def __repr__(self) -> str:
+        kind = "quantized" if self.is_quantized else "float"
+        shapes = " and ".join(dimensions(x.shape) for x in self.input_specs)
+        return f"Graph of {self.name}, {kind}, {len(self.nodes):,} nodes, input {shapes}"
+
+    def _repr_html_(self) -> str:
+        return self._listing.html
 
 
 def check_inputs(name: str, cell: Cell, count: int) -> None:
