@@ -178,6 +178,7 @@ __all__ = [
     "LSQActivationQuantizer",
     "LSQWeightQuantizer",
     "LayerNorm",
+    "LearnedRounding",
     "LearnedWidthActivationQuantizer",
     "LearnedWidthWeightQuantizer",
     "MatMul",

@@ -107,15 +107,15 @@ def calibrate(
     ops = evaluation_ops() if ops is None else ops
     work = _Work(graph, dict(params), images, size, wanted, ops, settings)
     own = work.with_ranges()  # of equalized channels, where they are better
-    rounded = None
+    learned: dict[str, Any] = {}
     if rounding is not None:
         own, rounded = learn_rounding(work.quantized, own, images, rounding, ops)
+        learned = rounding_record(rounding, rounded)
     own = work.corrected(own)
     quantized, own = work.deployed(own)
     warn_of_unlike_ranges(quantized, own)
     warn_of_unreached_numbers(quantized, own)
-    record = {"calibration": work.record()} | ({} if rounded is None else rounding_record(rounding, rounded))
-    return Checkpoint(quantized, own, history=(record,))
+    return Checkpoint(quantized, own, history=({"calibration": work.record()} | learned,))
 
 
 class _Work:

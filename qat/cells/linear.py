@@ -23,7 +23,7 @@ from qat.cells.normalization import (
 )
 from qat.cells.oscillation import OscillationTracker
 from qat.cells.pruner import MagnitudePruner
-from qat.cells.weight_codes import MASK, OF_QUANTIZER, of_quantizer, weight_codes
+from qat.cells.weight_codes import MASK, OF_QUANTIZER, follow, of_quantizer, weight_codes
 from qat.errors import QatError
 from qat.integer import (
     Accumulator,
@@ -264,20 +264,12 @@ class LinearCell(Cell, ABC, abstract=True):
         scope.note("weight", Quantized(quantizer, weight, own, self.deployed_weights))
         if not x.codes:  # its input is not quantized (yet): the weight alone is, in real numbers
             codes = weight_codes(ops, quantizer, weight, None, own)
-            self._follow(scope, codes)
+            follow(scope, self.tracker, codes)
             weight = codes.centred * ops.on_output(codes.scale, weight)
             return Value(self.apply(ops, x.real(ops), x_shape, weight, bias), relu=relu)
         codes, bias_codes = self._quantize(ops, quantizer, weight, bias, x.scale, own)
-        self._follow(scope, codes)
+        follow(scope, self.tracker, codes)
         return Value(self.apply(ops, x.data, x_shape, codes.centred, bias_codes), x.scale * codes.scale, relu=relu)
-
-    def _follow(self, scope: Scope, codes: WeightCodes) -> None:
-        """Let the tracker count: once in a training step, however often the cell is used in it."""
-        known = scope.prefix + f"{OF_QUANTIZER}last_code" in scope.context.updates
-        if self.tracker is not None and scope.context.training and not known:
-            own = of_quantizer(scope.params())
-            for name, value in self.tracker.follow(scope.ops, codes.centred, own).items():
-                scope.update(f"{OF_QUANTIZER}{name}", value)
 
     def _normalised(self, scope: Scope, params: Mapping[str, Tensor], y: Value, learning: bool) -> Value:
         """Ordinary batch normalisation of W x + b, before a ReLU that y still waits for."""
@@ -369,11 +361,7 @@ class LinearCell(Cell, ABC, abstract=True):
         if not self.has_bn or self.bn_fold is not None:
             return codes, bias_codes
         # w was quantized by itself: |factor| goes into its scale, and the sign into its codes.
-        ops, quantizer, (centred, scale, zero_point) = (
-            NUMPY_OPS,
-            cast(BaseWeightQuantizer, self.weight_quantizer),
-            codes,
-        )
+        ops, quantizer, (centred, scale, zero_point) = NUMPY_OPS, cast(Any, self.weight_quantizer), codes
         factor, _ = running_affine(ops, own, self.eps)
         floor = np.maximum(bias_floor(ops, shift, x_scale, quantizer.num_bits), np.float32(SMALLEST_SCALE))
         product = scale * np.abs(factor)

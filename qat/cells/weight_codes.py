@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from qat.cells.oscillation import frozen_codes
+from qat.cells.base import Scope
+from qat.cells.oscillation import OscillationTracker, frozen_codes
 from qat.quantizers import BaseWeightQuantizer, WeightCodes
 from qat.vocabulary.ops import Ops, Tensor
 
@@ -34,3 +35,12 @@ def weight_codes(
     codes = frozen_codes(ops, quantizer.quantize(ops, weight, floor, own), own)
     mask = own.get(MASK[len(OF_QUANTIZER) :])
     return codes if mask is None else codes._replace(centred=codes.centred * mask)
+
+
+def follow(scope: Scope, tracker: OscillationTracker | None, codes: WeightCodes) -> None:
+    """Let a cell's tracker count: once in a training step, however often the cell is used in it."""
+    known = scope.prefix + f"{OF_QUANTIZER}last_code" in scope.context.updates
+    if tracker is not None and scope.context.training and not known:
+        own = of_quantizer(scope.params())
+        for name, value in tracker.follow(scope.ops, codes.centred, own).items():
+            scope.update(f"{OF_QUANTIZER}{name}", value)

@@ -94,7 +94,9 @@ def _statistics(loop: NodeLoop, params: Params, batches: Any, cells: list[str]) 
     for name, (n, first, second) in sums.items():
         mean = first / n
         variance = np.maximum(second / n - mean * mean, 0.0)
-        found |= {f"{name}.{local}": a.astype(np.float32) for local, a in zip(STATISTICS, (mean, variance), strict=True)}
+        found |= {
+            f"{name}.{local}": a.astype(np.float32) for local, a in zip(STATISTICS, (mean, variance), strict=True)
+        }
     return found
 
 
