@@ -57,6 +57,7 @@ COMMANDS = {
     "sensitivity": ("sensitivity", "the accuracy that each layer costs at few bits, as table and picture"),
     "diagnose": ("diagnose", "where accuracy goes: integers against float, layer by layer, and advice"),
     "data": ("data", "download a data set"),
+    "zoo": ("zoo", "networks with trained weights: list, fetch, make"),
     "train-svhn": ("train_svhn", "a study: folds, widths, pruned or not, of the SVHN document"),
     "training-diagnostics": ("training_diagnostics", "plot a study's accuracy over the folds against width"),
     "compare-models": ("compare_models", "ROC curves, weights and operations of a study's models, and a report"),

@@ -61,6 +61,10 @@ from qat.training.native import params_from
 from qat.training.optimizer import Optimizer
 from qat.training.recipe import Recipe
 from qat.vocabulary.numpy_ops import NUMPY_OPS
+from qat.zoo.kept import FOLDER
+from qat.zoo.places import Places
+from qat.zoo.row import ACCURACY, COST, Row, accuracy_rows, cost_rows
+from qat.zoo.samples import photographs, words
 
 MEMORY = 24 << 30  #: address space of the reading process: what asks for more gets an error, not the machine
 GROWTH = 1 << 30  #: resident bytes that reading one file may take
@@ -488,6 +492,27 @@ def read_set(path: Path) -> None:
     assert whole.images.dtype.kind != "f" or np.isfinite(whole.images).all()
 
 
+def read_row(path: Path) -> None:
+    row = Row.load(path)
+    assert len(accuracy_rows([row])[0]) == len(ACCURACY)
+    assert all(len(line) == len(COST) for line in cost_rows([row]))
+    assert row.differ >= 0 or min(x.differ for each in row.widths.values() for x in each.files.values()) < 0
+
+
+def read_labels(path: Path) -> None:
+    assert len(photographs(Places([path.parent]), None).train) == 128
+
+
+def read_samples(path: Path) -> None:
+    dataset = words(Places([path.parent]), None)
+    assert len(dataset.test) > len(dataset.train)
+
+
+def read_of_others(path: Path) -> str:
+    found = qat.target("TFLITE").predict_of_others(path, PIXELS[:2].astype(np.float32))
+    return str(found.shape)
+
+
 def read_array(path: Path) -> None:
     dataset = dataset_of(str(path), "x", {"x": read_npy(path)}, True)
     assert len(dataset.train.in_memory().images) == len(dataset.train)
@@ -595,6 +620,43 @@ KINDS = {
         "qat/data/readers/table.py",
         in_text,
         beside=lambda: {"a.png": picture("PNG")},
+    ),
+    "row of the zoo": Kind(
+        "json",
+        lambda: (FOLDER / "mnist_cnn.json").read_bytes(),
+        read_row,
+        20,
+        400,
+        "qat/zoo/row.py",
+        in_json,
+    ),
+    "labels of photographs": Kind(
+        "csv",
+        lambda: b"file,class_index,class_name\n" + b"".join(b"a.png,%d,cat\n" % number for number in range(130)),
+        read_labels,
+        10,
+        300,
+        "qat/zoo/samples.py",
+        in_text,
+        beside=lambda: {"a.png": picture("PNG")},
+    ),
+    "samples of the zoo": Kind(
+        "npz",
+        lambda: saved(x=np.zeros((6, 49, 10, 1), np.int8), y=np.arange(6) % 2),
+        read_samples,
+        10,
+        300,
+        "qat/zoo/samples.py",
+        in_zip,
+    ),
+    "tflite of others": Kind(
+        "tflite",
+        lambda: exported("TFLITE", "x.tflite"),
+        read_of_others,
+        10,
+        300,
+        "qat/targets/tflite/file.py",
+        in_tflite,
     ),
     "mask": Kind("png", lambda: picture("PNG", "L"), read_one_mask, 10, 200, "qat/data/pictures.py"),
     "picture.png": Kind("png", lambda: picture("PNG"), read_one_picture, 15, 400, "qat/data/pictures.py"),
@@ -830,7 +892,13 @@ KINDS = {
         "db", search, lambda path: str(len(searched(3, path.parent))), 5, 80, "qat/study/search.py", in_sqlite
     ),
 }
-NAMES = {"study": "study.db", "search": "search.db"}  #: of databases, whose readers know their names and write
+#: Where the reader knows its name: of databases, which it also writes to, and of files that are looked for in a folder.
+NAMES = {
+    "study": "study.db",
+    "search": "search.db",
+    "labels of photographs": "labels.csv",
+    "samples of the zoo": "kws01.npz",
+}
 
 
 def name_of(kind: str) -> str:

@@ -310,6 +310,25 @@ class StaysLoaded(Protocol):
 
 
 @runtime_checkable
+class RunsFilesOfOthers(Protocol):
+    """What a target has beside whose runtime can run files that are none of ``export``, to compare with."""
+
+    def predict_of_others(self, path: str | Path, numbers: Array) -> Array:
+        """Compute the outputs of a file that others have made.
+
+        Args:
+            path: The file, with one input and one output, of real numbers or codes of 8 bits.
+            numbers: The real numbers that its network takes, float32 (N, C, H, W) or (N, F).
+
+        Returns:
+            Real outputs, float32 (N, ...), channels first.
+
+        Raises:
+            QatError: the file cannot be read or run, or takes other numbers.
+        """
+
+
+@runtime_checkable
 class IsTimed(Protocol):
     """What a target has beside that can say how long its files take on this machine."""
 

@@ -100,6 +100,50 @@ def load(path: str | Path) -> File:
     return File(content, model)
 
 
+class EndOfOthers(NamedTuple):
+    """What a file that others have made takes or gives.
+
+    Args:
+        shape: of one sample.
+        dtype: "float32", "int8" or "uint8".
+        scale, zero_point: of codes.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    scale: float
+    zero_point: int
+
+
+def ends_of_others(path: str | Path) -> tuple[bytes, tuple[EndOfOthers, EndOfOthers]]:
+    """A file that others have made: its content, its input and its output. Its operators are left to LiteRT."""
+    advice = "give a .tflite file with one input and one output"
+    content = read_file(path, advice)
+    if content[4:8] != IDENTIFIER:
+        raise QatError(f"{path}: is no .tflite file: bytes 4 to 7 are {content[4:8]!r}, not {IDENTIFIER!r}; {advice}")
+    with reading(path, "a .tflite file", advice):
+        root = schema.Model.GetRootAs(content)
+        check_tables(root, len(content))
+        graph = schema.ModelT.InitFromPackedBuf(content).subgraphs[0]
+        if len(graph.inputs) != 1 or len(graph.outputs) != 1:
+            raise ValueError(f"it has {len(graph.inputs)} inputs and {len(graph.outputs)} outputs")
+        tensors = [graph.tensors[index] for index in (graph.inputs[0], graph.outputs[0])]
+        taken, given = (_end_of_others(tensor) for tensor in tensors)
+    return content, (taken, given)
+
+
+def _end_of_others(tensor: Any) -> EndOfOthers:
+    """Raises ValueError where it is neither real numbers nor codes of 8 bits with one scale."""
+    shape = tuple(int(size) for size in tensor.shape)[1:]
+    if tensor.type == Type.FLOAT32:
+        return EndOfOthers(shape, "float32", 1.0, 0)
+    dtypes = {Type.INT8: "int8", Type.UINT8: "uint8"}
+    found = tensor.quantization
+    if tensor.type not in dtypes or found is None or len(_some(found.scale)) != 1:
+        raise ValueError(f"an input or output has type {tensor.type}, or no scale")
+    return EndOfOthers(shape, dtypes[tensor.type], float(found.scale[0]), int(found.zeroPoint[0]))
+
+
 def check_runs(path: str | Path, model: Any, arithmetic: str) -> None:
     """Raise QatError where LiteRT's kernels of the arithmetic compute other codes than those of the file."""
     if arithmetic == "fixed" and _has_codes_of(model, Op.FULLY_CONNECTED):

@@ -37,7 +37,7 @@ from qat.registry import TARGETS
 from qat.targets.common import METADATA, cannot_run, prefixed, to_chw, to_hwc
 from qat.targets.float_graph import float_form, written_outputs
 from qat.targets.tflite.ends import ends_in, float_ends, keep_ends
-from qat.targets.tflite.file import DIGEST, File, check_runs, load, pack_model, set_metadata
+from qat.targets.tflite.file import DIGEST, File, check_runs, ends_of_others, load, pack_model, set_metadata
 from qat.targets.tflite.float import TfliteOps, TfliteSymbol
 from qat.targets.tflite.integer import IntegerWriter
 from qat.targets.tflite.real_numbers import leave
@@ -243,6 +243,28 @@ def _infer(path: str | Path, content: bytes, ends: Ends, samples: Arrays, arithm
             return in_batches(run, samples, ends.specs, BATCH, str(path))
     except ChildError as error:
         raise cannot_run(path, "LiteRT", str(error)) from None
+
+
+def predict_of_others(path: str | Path, numbers: Array) -> Array:
+    """What LiteRT computes from a file that others have made (``qat.deploy.interfaces.RunsFilesOfOthers``), a sample at a time,
+    since such a file may hold sizes for one.
+    """
+    content, ends = ends_of_others(path)
+    taken, given = ends
+    stored = to_hwc(numbers).reshape(len(numbers), *taken.shape)
+    if taken.dtype != REAL:
+        limits = np.iinfo(taken.dtype)
+        codes = np.rint(stored / np.float32(taken.scale)) + taken.zero_point
+        stored = np.clip(codes, limits.min, limits.max).astype(taken.dtype)
+    try:
+        with _LITERT.session():
+            _LITERT.ask({"reference": False}, [np.frombuffer(content, np.uint8)])
+            found = np.concatenate([_LITERT.ask({}, [stored[i : i + 1]])[0] for i in range(len(stored))])
+    except ChildError as error:
+        raise QatError(f"{path}: LiteRT cannot run it ({error}); give the file as it was published") from None
+    if given.dtype != REAL:
+        found = ((found.astype(np.int32) - given.zero_point) * np.float32(given.scale)).astype(np.float32)
+    return to_chw(found)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,238 @@
+"""Networks with trained weights: list them, fetch one that comes with the package, or make one from its public source.
+
+'qat zoo' lists them with what was measured; 'qat zoo fetch NAME --out FILE' writes a certified file or a checkpoint; 'qat zoo
+make NAME --out FOLDER' imports or trains, quantizes, exports, verifies and measures; 'qat zoo table' prints the tables of
+docs/zoo.md, or those of a folder that make wrote. Names come before the flags. Exit status 1 where a code differs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import qat
+from qat.cli import run_script
+from qat.console import print_table
+from qat.data import Split
+from qat.deploy.verify import export_verified
+from qat.errors import QatError
+from qat.files import check_writable
+from qat.registry import suffixed
+from qat.scripts.common.flags import add_arithmetic_argument, add_backend_arguments
+from qat.scripts.common.printing import print_certificate
+from qat.training.checkpoint import Checkpoint
+from qat.zoo.entry import Entry
+from qat.zoo.kept import WIDTH, entry_of, figures_of, is_kept, load, names, random_samples
+from qat.zoo.make import FORMATS, Order, compared, make
+from qat.zoo.places import Places
+from qat.zoo.row import ACCURACY, CORE, COST, Row, accuracy_rows, cost_rows, load_rows, markdown
+from qat.zoo.settings import WIDTHS
+
+ACTIONS = ("list", "fetch", "make", "table")
+CORES = ("core", "instructions", "flash", "RAM", "of it arena", "stack", "outputs that differ")
+#: Flags, and the actions that have them.
+OF = {
+    "out": ("fetch", "make"),
+    "data": ("fetch", "make"),
+    "models": ("fetch", "make"),
+    "widths": ("fetch", "make"),
+    "arithmetic": ("fetch", "make"),
+    "formats": ("make",),
+    "samples": ("make",),
+    "cores": ("make",),
+    "rows": ("table",),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's flags."""
+    parser.add_argument("action", nargs="?", choices=ACTIONS, default="list", help="what to do")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of networks: {', '.join(names())}")
+    parser.add_argument(
+        "--out",
+        help="fetch: the file to write, a checkpoint or, by its ending, an exported one; make: the folder for all files",
+    )
+    parser.add_argument(
+        "--data",
+        nargs="+",
+        default=[],
+        metavar="FOLDER",
+        help="where samples lie, in it or in folders in it (default: MNIST and CIFAR-10 are fetched)",
+    )
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        default=[],
+        metavar="FOLDER",
+        help="where published networks lie, before --data (default: they are fetched)",
+    )
+    parser.add_argument(
+        "--widths",
+        nargs="+",
+        choices=WIDTHS,
+        metavar="W/A",
+        help="bits of weights/activations (default: all; fetch: 8/8)",
+    )
+    add_arithmetic_argument(parser, "float")
+    parser.add_argument(
+        "--formats", nargs="+", choices=FORMATS, help="of files (default: all that have the arithmetic)"
+    )
+    parser.add_argument(
+        "--samples", metavar="FILE", help="evaluate this file, of the form of the test samples, whole in their place"
+    )
+    parser.add_argument(
+        "--cores",
+        nargs="+",
+        default=[],
+        metavar="CORE",
+        help="also run the first width's .c on emulated processors, as m4 m55",
+    )
+    parser.add_argument("--rows", metavar="FOLDER", help="of which the tables are (default: those of docs/zoo.md)")
+    add_backend_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command. Returns the exit status."""
+    for name, actions in OF.items():
+        if name in args.given and args.action not in actions:
+            raise QatError(f"--{name}: is of {' and '.join(f'qat zoo {x}' for x in actions)}; leave it out")
+    entries = [entry_of(name) for name in args.names]
+    if args.action in ("fetch", "make"):
+        if not entries or (args.action == "fetch" and len(entries) > 1):
+            raise QatError(
+                f"qat zoo {args.action}: give {'a name' if entries else 'the name of a network'}; 'qat zoo' lists them"
+            )
+        if args.out is None:
+            raise QatError(f"qat zoo {args.action}: needs --out, {'a file' if args.action == 'fetch' else 'a folder'}")
+    if args.action == "list":
+        return _list(entries)
+    if args.action == "table":
+        return _table(args, entries)
+    return _fetch(args, entries[0]) if args.action == "fetch" else _make(args, entries)
+
+
+def _list(entries: Sequence[Entry]) -> int:
+    rows = []
+    for entry in entries or map(entry_of, names()):
+        row = figures_of(entry.name)
+        widths = ["" if row is None or x not in row.widths else row.shown(row.widths[x].figure) for x in WIDTHS]
+        figure = "" if row is None else row.shown(row.float_figure)
+        metric = "" if row is None else row.metric
+        rows.append((entry.name, entry.title, metric, figure, *widths, "fetch" if is_kept(entry.name) else "make"))
+    print_table(
+        "Networks with trained weights, and what was measured (docs/zoo.md); weights/activations in bits",
+        ("name", "network", "metric", "float", *WIDTHS, "qat zoo ..."),
+        rows,
+    )
+    for entry in entries:
+        print(f"{entry.name}: {entry.about}; {entry.licence}")
+    return 0
+
+
+def _table(args: argparse.Namespace, entries: Sequence[Entry]) -> int:
+    wanted = [entry.name for entry in entries] or names()
+    if args.rows is None:
+        rows = [row for name in wanted if (row := figures_of(name)) is not None]
+    else:
+        found = {row.name: row for row in load_rows(args.rows)}
+        rows = [found[name] for name in wanted if name in found]
+    print(markdown(ACCURACY, accuracy_rows(rows)))
+    print(markdown(COST, cost_rows(rows)), end="")
+    return 0
+
+
+def _places(args: argparse.Namespace, store: Path) -> Places:
+    return Places(args.data, args.models, store)
+
+
+def _order(args: argparse.Namespace, out: Path, widths: Sequence[str], formats: Sequence[str] | None) -> Order:
+    return Order(
+        out=out,
+        widths=widths,
+        formats=formats,
+        arithmetic=args.arithmetic or "float",
+        samples=None if args.samples is None else Path(args.samples),
+        cores=args.cores,
+        backend=args.backend,
+        device_target=args.device_target,
+    )
+
+
+def _make(args: argparse.Namespace, entries: Sequence[Entry]) -> int:
+    out = Path(args.out)
+    order = _order(args, out, args.widths or WIDTHS, args.formats)
+    rows: list[Row] = []
+    for entry in entries:
+        row, _ = make(entry, _places(args, out), order, _say)
+        rows.append(row)
+    print_table("Accuracy; weights/activations in bits", ACCURACY, accuracy_rows(rows))
+    print_table("Files and their certificates", COST, cost_rows(rows))
+    for row in rows:
+        if row.cores:
+            lines = [(core, *(f"{own[key]:,}" for key in CORE)) for core, own in row.cores.items()]
+            print_table(f"{row.name} in C on emulated processors; bytes", CORES, lines)
+    return int(any(row.differ for row in rows))
+
+
+def _fetch(args: argparse.Namespace, entry: Entry) -> int:
+    path, widths = Path(args.out), args.widths or [WIDTH]
+    if len(widths) > 1:
+        raise QatError("--widths: one file has one width; give one")
+    suffix = suffixed(path)
+    if suffix is not None and suffix not in FORMATS:
+        raise QatError(f"--out {path}: {suffix} is none of the zoo's formats; use an ending of {', '.join(FORMATS)}")
+    check_writable(path)
+    if is_kept(entry.name) and widths == [WIDTH] and args.arithmetic is None:
+        checkpoint, row = load(entry.name), figures_of(entry.name)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            order = _order(args, Path(folder), widths, [suffix or FORMATS[-1]])
+            row, _ = make(entry, _places(args, Path(folder)), order, _say)
+            if row.differ:
+                raise QatError(f"{path}: is not written, since {row.differ:,} codes differ; report it")
+            checkpoint = Checkpoint.load(Path(folder) / f"{entry.name}_{widths[0].replace('/', '_')}.ckpt")
+    assert row is not None, "load has compared with it"
+    print(
+        f"{entry.name}: {checkpoint.task.words(row.metric, row.widths[widths[0]].figure)} on {row.tested:,} test samples"
+    )
+    if suffix is None:
+        checkpoint.save(path)
+    else:
+        _export(args, entry, checkpoint, path, suffix)
+    print(f"wrote {path}, {path.stat().st_size:,} bytes")
+    return 0
+
+
+def _export(args: argparse.Namespace, entry: Entry, checkpoint: Checkpoint, path: Path, suffix: str) -> None:
+    """A certified file. It is compared on the test samples, or without --data, where the network came with the package, on
+    random ones.
+    """
+    spec = checkpoint.graph.input_specs[0]
+    if args.data or not is_kept(entry.name):
+        places = _places(args, path.parent)
+        dataset = entry.samples(places, None).resized(spec.shape, checkpoint.preparation)
+        split, data = compared(entry, places, dataset), f"{dataset.name}, test samples"
+    else:
+        split, data = Split(random_samples(spec), None), "random samples"
+    certificate = export_verified(
+        path,
+        qat.target(suffix),
+        qat.backend(args.backend),
+        checkpoint,
+        split,
+        data=data,
+        device_target=args.device_target,
+        required=True,
+    )
+    print_certificate(certificate)
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(add_arguments, run, __doc__))
