@@ -16,6 +16,9 @@ from qat.analysis.bias_correction import ChannelMean, correct_biases, float_mean
 from qat.analysis.choosing import (
     CANDIDATES,
     FEWEST,
+    LEARNED,
+    MOMENTS,
+    NEAREST,
     Decision,
     Judge,
     Wanted,
@@ -25,6 +28,7 @@ from qat.analysis.choosing import (
     some_of,
     warn_if_ruined,
 )
+from qat.analysis.moment_rounding import round_by_moments
 from qat.analysis.ranges import Observed
 from qat.analysis.rounding import LearnedRounding, learn_rounding, rounding_record
 from qat.graph import Graph, Network, Params, as_graph
@@ -50,7 +54,7 @@ def calibrate(
     percentile: float = 99.99,
     bias_correction: bool | None = None,
     equalize: bool | None = None,
-    rounding: LearnedRounding | None = None,
+    rounding: str | LearnedRounding | None = None,
     batch_size: int | None = None,
     ops: Ops | None = None,
     **settings: Any,
@@ -74,6 +78,9 @@ def calibrate(
             cell out of its bias (``correct_biases``). A cell without bias gets one; one with batch normalisation keeps
             it, and its beta takes the correction.
         equalize: first equalize the channels of weights (``equalize_channels``).
+        rounding: how weights become codes. "nearest"; "moments": so that layers' outputs change least, by the second moments of
+            what they take (``qat.analysis.moment_rounding``); or learned, as a ``qat.LearnedRounding`` says. None: the first or
+            the second one, where the error falls and the method is chosen too, else "nearest".
         batch_size: images at a time; None: as many as fit (``samples_that_fit``). Ranges depend on it in the last bits at most.
         ops: the vocabulary that computes, as ``qat.registry.evaluation_ops("keras")``; None: of the first backend that is
             installed, without any NumPy's. Ranges depend on it in the last bits, as float sums do.
@@ -99,7 +106,11 @@ def calibrate(
     >>> checkpoint.graph.is_quantized, sorted(checkpoint.params)
     (True, ['conv.fake_quant.max', 'conv.weight'])
     """
-    wanted = Wanted(method, percentile, equalize, bias_correction)
+    learning = rounding if isinstance(rounding, LearnedRounding) else None
+    of_weights = LEARNED if isinstance(rounding, LearnedRounding) else rounding
+    if of_weights is None and method is not None:
+        of_weights = NEAREST
+    wanted = Wanted(method, percentile, equalize, bias_correction, of_weights)
     graph = as_graph(network)
     size = samples_that_fit(graph.shapes.values(), MOST, BATCH_BYTES) if batch_size is None else batch_size
     batches_of(images, graph.input_specs, size, graph.name)
@@ -108,9 +119,11 @@ def calibrate(
     work = _Work(graph, dict(params), images, size, wanted, ops, settings)
     own = work.with_ranges()  # of equalized channels, where they are better
     learned: dict[str, Any] = {}
-    if rounding is not None:
-        own, rounded = learn_rounding(work.quantized, own, images, rounding, ops)
-        learned = rounding_record(rounding, rounded)
+    if learning is not None:
+        own, rounded = learn_rounding(work.quantized, own, images, learning, ops)
+        learned = rounding_record(learning, rounded)
+    else:
+        own = work.rounded(own)
     own = work.corrected(own)
     quantized, own = work.deployed(own)
     warn_of_unlike_ranges(quantized, own)
@@ -182,6 +195,19 @@ class _Work:
         means = float_means(self.quantized) if self.wanted.bias_correction is not False else {}
         observed.add(self._ops, self._used, watching(self._ops, means))
         return observed, means
+
+    def rounded(self, own: Params) -> Params:
+        """Codes of weights chosen by moments, where that was asked for or makes the outputs err less."""
+        chosen = self.wanted.rounding
+        if chosen == NEAREST:
+            return own
+        found = round_by_moments(self.quantized, own, self._used, self._ops)
+        if chosen is None:
+            errors = {each: self._judge.error(params) for each, params in ((NEAREST, own), (MOMENTS, found))}
+            chosen = best(errors)
+            self._decide("rounding", errors, chosen)
+            self.wanted = replace(self.wanted, rounding=chosen)
+        return found if chosen == MOMENTS else own
 
     def corrected(self, own: Params) -> Params:
         """Biases corrected, where that was asked for or makes the outputs err less."""

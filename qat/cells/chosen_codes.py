@@ -34,6 +34,8 @@ class WeightGrid(NamedTuple):
         free: where the whole number below the position and the one above it are both codes, and the scale stays.
         low: the lower end of the range of which the scale is, in steps.
         high: the upper end.
+        first: the smallest code that a free weight may be given.
+        last: the largest one.
     """
 
     codes: Array
@@ -42,6 +44,8 @@ class WeightGrid(NamedTuple):
     free: Array
     low: Array
     high: Array
+    first: Array
+    last: Array
 
 
 def weight_grid(cell: LinearCell, params: Mapping[str, Array], x_scale: float) -> WeightGrid:
@@ -76,11 +80,10 @@ def weight_grid(cell: LinearCell, params: Mapping[str, Array], x_scale: float) -
         raise QatError(f"a {type(quantizer).__name__} does not round to the nearest multiple of a scale")
     down, low, high = np.floor(position), low / scale, high / scale
     free = (position > low) & (position < high) & (factor != 0.0)
-    free &= (down >= np.maximum(lowest, np.rint(low + INSIDE))) & (
-        down + 1.0 <= np.minimum(highest, np.rint(high - INSIDE))
-    )
+    first, last = np.maximum(lowest, np.rint(low + INSIDE)), np.minimum(highest, np.rint(high - INSIDE))
+    free &= (down >= first) & (down + 1.0 <= last)
     step = np.divide(scale, factor, out=np.zeros(weight.shape), where=factor != 0.0)
-    arrays = (np.broadcast_to(x, weight.shape) for x in (coded.centred, position, step, free, low, high))
+    arrays = (np.broadcast_to(x, weight.shape) for x in (coded.centred, position, step, free, low, high, first, last))
     return WeightGrid(*(_stored(cell, x) for x in arrays))
 
 

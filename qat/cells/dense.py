@@ -78,5 +78,8 @@ class DenseBnAct(WeightedCell):
     def apply(self, ops: Ops, x: Tensor, x_shape: Shape, w: Tensor, bias: Tensor | None) -> Tensor:
         return ops.dense(x, w, bias)
 
+    def input_rows(self, x: Array, x_shape: Shape, places: int) -> Array:
+        return x[np.newaxis]
+
     def integer_node(self, x_shape: Shape, **fields: Any) -> IntegerLinear:
         return IntegerDense(**fields)

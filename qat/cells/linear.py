@@ -119,6 +119,19 @@ class LinearCell(Cell, ABC, abstract=True):
     def apply(self, ops: Ops, x: Tensor, x_shape: Shape, w: Tensor, bias: Tensor | None) -> Tensor:
         """W x + b."""
 
+    def input_rows(self, x: Array, x_shape: Shape, places: int) -> Array | None:
+        """The numbers that its outputs are weighted sums of; None: the cell does not say.
+
+        Args:
+            x: real numbers, (N, ...).
+            x_shape: of one sample.
+            places: of a sample, how many are taken about at most, evenly chosen.
+
+        Returns:
+            (groups, N times places, inputs): the inputs of a group in the order of the weight's axes behind the first one.
+        """
+        return None
+
     @abstractmethod
     def quantized(self, quantizer: BaseWeightQuantizer, bn_fold: str | None, freeze_bn: int) -> LinearCell:
         """The same cell with a quantized weight."""

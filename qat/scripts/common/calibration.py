@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from qat.analysis.calibration import calibrate
-from qat.analysis.choosing import FEWEST, check_percentile
+from qat.analysis.choosing import FEWEST, LEARNED, ROUNDINGS, check_percentile
 from qat.analysis.ranges import METHODS
 from qat.analysis.rounding import LearnedRounding
 from qat.console import print_table
@@ -21,8 +21,7 @@ from qat.scripts.common.flags import boolean
 from qat.training.checkpoint import Checkpoint
 from qat.vocabulary.arrays import as_arrays, as_tuple
 
-ROUNDINGS = NEAREST, LEARNED = "nearest", "learned"
-AUTO = "auto"  #: of --method: chosen
+AUTO = "auto"  #: of --method and --rounding: chosen
 
 
 def add_calibration_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,9 +51,10 @@ def add_calibration_arguments(parser: argparse.ArgumentParser) -> None:
         )
     calibration.add_argument(
         "--rounding",
-        choices=ROUNDINGS,
-        default=ROUNDINGS[0],
-        help="of weights: to the nearest code, or up and down as blocks of the network ask for",
+        choices=(AUTO, *ROUNDINGS),
+        default=AUTO,
+        help="of weights: to the nearest code, by the moments of what layers take, or learned block by block; auto: one of "
+        "the first two is chosen where the method is",
     )
     calibration.add_argument(
         "--rounding_iterations",
@@ -97,7 +97,11 @@ def calibrated(args: argparse.Namespace, checkpoint: Checkpoint, dataset: Datase
         percentile=args.percentile,
         bias_correction=args.bias_correction,
         equalize=args.equalize,
-        rounding=learned_rounding(args) if args.rounding == LEARNED else None,
+        rounding=learned_rounding(args)
+        if args.rounding == LEARNED
+        else None
+        if args.rounding == AUTO
+        else args.rounding,
         ops=evaluation_ops(args.backend, args.device_target),
         **settings,
     )
