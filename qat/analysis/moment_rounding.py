@@ -32,8 +32,8 @@ def round_by_moments(graph: Graph, params: Mapping[str, Array], batches: Batches
     U^T U = H^-1 (Frantar et al., arXiv 2210.17323, equations 2 and 3 and section 3.3). Then the float weight is moved to the
     middle of its code (``qat.cells.chosen_codes``). Scales stay.
 
-    Left alone are layers whose codes are not the nearest multiples of a scale, that are used more than once, that have more than
-    4,096 inputs an output, or whose input is not quantized, and cells that do not say what their outputs are sums of
+    Left alone are layers whose codes are not the nearest multiples of a scale, that are used more than once, that have more
+    than 4,096 inputs an output, or whose input is not quantized, and cells that do not say what their outputs are sums of
     (``LinearCell.input_rows``).
 
     Args:

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from qat.cells.linear import WeightedCell
-from qat.cells.oscillation import FREE, OscillationTracker
 from qat.cells.weight_codes import OF_QUANTIZER
+from qat.cells.oscillation import FREE, OscillationTracker
 from qat.errors import QatError
 from qat.graph import Graph, Params
 from qat.vocabulary.fields import check_fields
