@@ -57,9 +57,14 @@ def calibrate(
 ) -> Checkpoint:
     """Quantize a trained float network with the ranges that its activations have on some images.
 
+    What is None is chosen, by the SQNR that the network's outputs have on images which are held back from the choice, a quarter
+    of all and at most 64 (``qat.analysis.choosing``): first ranges and equalization together, then bias correction. The final
+    ranges are those of all images. With fewer than 16 images nothing is chosen: ranges are then "minmax", without the others.
+
     The numbers are those of the float network. A fake quantizer after a ReLU keeps only the upper end of its range, and
     fake quantizers that share a grid take the union of their ranges; a QatWarning says where a Concat thereby leaves few codes
-    to one of its parts, or where a Pad's number lies outside them.
+    to one of its parts, where a Pad's number lies outside them, and where a method that was asked for leaves the outputs
+    3 dB or more below what "minmax" does.
 
     Args:
         network: the float network.
@@ -69,18 +74,21 @@ def calibrate(
             "percentile": from the (100 - percentile)-th to the percentile-th, interpolated in a histogram of 8,192 bins.
             "mse": the range whose codes have the smallest mean squared error, of 100 candidates for each end in turn.
             "entropy": the range whose codes lose the least information (``qat.analysis.ranges.entropy_range``).
+            None: that of "minmax", "mse" and "percentile" with the smallest error.
         percentile: for the method of that name, above 50 and up to 100.
         bias_correction: take the mean error that quantization causes in each output channel of each convolution and dense
             cell out of its bias (``correct_biases``). A cell without bias gets one; one with batch normalisation keeps
-            it, and its beta takes the correction.
-        equalize: first equalize the channels of weights (``equalize_channels``).
+            it, and its beta takes the correction. None: where the error falls.
+        equalize: first equalize the channels of weights (``equalize_channels``). None: where the error falls.
         batch_size: images at a time; None: as many as fit (``samples_that_fit``). Ranges depend on it in the last bits at most.
         ops: the vocabulary that computes, as ``qat.registry.evaluation_ops("keras")``; None: of the first backend that is
             installed, without any NumPy's. Ranges depend on it in the last bits, as float sums do.
         **settings: those of ``convert_quant_network``.
 
     Returns:
-        A quantized checkpoint of step 0, without history: export it, or train it further.
+        A quantized checkpoint of step 0: export it, or train it further. Its history has one record, {"calibration": ...}: the
+        settings, those that were chosen among them, how many images there were and were held back, and the ``decisions``
+        (``qat.analysis.choosing.Decision``) with the SQNR of each candidate.
 
     Raises:
         QatError: for images that the network does not take, for an unknown method, and where the float network is quantized
@@ -98,6 +106,8 @@ def calibrate(
     >>> checkpoint = qat.calibrate(Small(), Small().graph().initial_params(), images, method="mse")
     >>> checkpoint.graph.is_quantized, sorted(checkpoint.params)
     (True, ['conv.fake_quant.max', 'conv.weight'])
+    >>> {name: checkpoint.history[0]["calibration"][name] for name in ("method", "bias_correction")}  # ten images choose nothing
+    {'method': 'mse', 'bias_correction': False}
     """
     wanted = Wanted(method, percentile, equalize, bias_correction)
     graph = as_graph(network)
