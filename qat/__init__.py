@@ -173,6 +173,7 @@ __all__ = [
     "LSQActivationQuantizer",
     "LSQWeightQuantizer",
     "LayerNorm",
+    "LearnedRounding",
     "LearnedWidthActivationQuantizer",
     "LearnedWidthWeightQuantizer",
     "MatMul",

@@ -63,17 +63,20 @@ def calibrate(
             cell out of its bias (``correct_biases``). A cell without bias gets one; one with batch normalisation keeps
             it, and its beta takes the correction.
         equalize: first equalize the channels of weights (``equalize_channels``).
+        rounding: learn which weights are rounded up and which down (``qat.LearnedRounding``); None, the default: to the
+            nearest code. It comes after the ranges and before the bias correction.
         batch_size: images at a time; None: as many as fit (``samples_that_fit``). Ranges depend on it in the last bits at most.
         ops: the vocabulary that computes, as ``qat.registry.evaluation_ops("keras")``; None: of the first backend that is
             installed, without any NumPy's. Ranges depend on it in the last bits, as float sums do.
         **settings: those of ``convert_quant_network``.
 
     Returns:
-        A quantized checkpoint of step 0, without history: export it, or train it further.
+        A quantized checkpoint of step 0: export it, or train it further. Its history has what became of each block where
+        rounding was learned (``qat.analysis.rounding.RoundedBlock``), else nothing.
 
     Raises:
         QatError: for images that the network does not take, for an unknown method, and where the float network is quantized
-            already or gives numbers that are not finite.
+            already or gives numbers that are not finite; where rounding is to be learned, as ``learn_rounding``.
 
     >>> import numpy as np
     >>> import qat
@@ -110,14 +113,15 @@ def calibrate(
             means[node.name].add(loop.ops, value)
 
     own |= find_ranges(loop, loop.load(own, IDLE), batches, method, percentile, watch)
-    rounded = None
+    history: tuple[dict[str, Any], ...] = ()
     if rounding is not None:
         own, rounded = learn_rounding(quantized, own, images, rounding, loop.ops)
+        history = (rounding_record(rounding, rounded),)
     if bias_correction:
         own = correct_biases(quantized, own, batches, means, loop.ops)
     warn_of_unlike_ranges(quantized, own)
     warn_of_unreached_numbers(quantized, own)
-    return Checkpoint(quantized, own, history=() if rounded is None else (rounding_record(rounding, rounded),))
+    return Checkpoint(quantized, own, history=history)
 
 
 def check_percentile(percentile: float) -> None:
