@@ -1,4 +1,4 @@
-"""Learned rounding: its formulas, that codes are those chosen, that errors fall, that all backends and files have the same codes."""
+"""Learned rounding: its formulas, codes are those chosen, errors fall, all backends and files have the same codes."""
 
 from __future__ import annotations
 
@@ -82,7 +82,8 @@ def test_soft_rounding_is_the_formula_of_the_paper() -> None:
     expected = np.clip(1.2 / (1 + np.exp(-v.astype(np.float64))) - 0.1, 0, 1)
     h = rectified_sigmoid(NUMPY_OPS, v)
     assert np.abs(h - expected).max() < 1e-6
-    assert h.min() == 0.0 and h.max() == 1.0
+    assert h.min() == 0.0
+    assert h.max() == 1.0
     for beta in (20.0, 7.0, 2.0):
         penalty = regularizer(NUMPY_OPS, h, np.float32(beta))
         assert np.abs(penalty - (1 - np.abs(2 * expected - 1) ** beta)).max() < 1e-5
@@ -138,7 +139,8 @@ def test_the_gradient_of_the_objective_is_that_of_its_values() -> None:
             around.append(loss(v)[1].item())
         # Of float32 losses near 1, whose second derivatives are below 10.
         assert gradient[at] == pytest.approx((around[1] - around[0]) / 2e-2, abs=2e-3)
-    assert gradient[0, 0] == 0.0 and np.abs(gradient).max() > 0.05
+    assert gradient[0, 0] == 0.0
+    assert np.abs(gradient).max() > 0.05
 
 
 # -- codes ------------------------------------------------------------------------------------------------------------
@@ -246,7 +248,8 @@ def test_residual_blocks_are_one_and_other_layers_by_themselves() -> None:
     assert [name for block in found for name in [node.name for node in block.nodes]] == [
         n.name for n in graph.nodes[1:]
     ]
-    assert found[1].inputs == ("first.fake_quant",) and len(found[1].outputs) == 1
+    assert found[1].inputs == ("first.fake_quant",)
+    assert len(found[1].outputs) == 1
 
 
 def test_the_blocks_of_a_residual_network() -> None:
@@ -439,7 +442,8 @@ def test_the_command_learns_and_says_what_became_of_the_blocks(
     assert main([*flags, "--rounding", "learned", "--rounding_iterations", "20", "--num_bits", "3", "8"]) == 0
     assert "one .. two" in capsys.readouterr().out
     record = qat.Checkpoint.load(tmp_path / "float_calibrated.ckpt").history[0]
-    assert record["rounding"]["iterations"] == 20 and record["calibration"]["images"] == 256
+    assert record["rounding"]["iterations"] == 20
+    assert record["calibration"]["images"] == 256
     assert main([*flags, "--rounding_iterations", "20"]) == 2
     assert "--rounding learned" in capsys.readouterr().err
     assert main([*flags, "--rounding", "learned", "--rounding_iterations", "0"]) == 2

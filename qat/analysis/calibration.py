@@ -80,6 +80,8 @@ def calibrate(
             cell out of its bias (``correct_biases``). A cell without bias gets one; one with batch normalisation keeps
             it, and its beta takes the correction. None: where the error falls.
         equalize: first equalize the channels of weights (``equalize_channels``). None: where the error falls.
+        rounding: learn which weights are rounded up and which down (``qat.LearnedRounding``); None, the default: to the
+            nearest code. It comes after the ranges and before the bias correction.
         batch_size: images at a time; None: as many as fit (``samples_that_fit``). Ranges depend on it in the last bits at most.
         ops: the vocabulary that computes, as ``qat.registry.evaluation_ops("keras")``; None: of the first backend that is
             installed, without any NumPy's. Ranges depend on it in the last bits, as float sums do.
@@ -88,11 +90,12 @@ def calibrate(
     Returns:
         A quantized checkpoint of step 0: export it, or train it further. Its history has one record, {"calibration": ...}: the
         settings, those that were chosen among them, how many images there were and were held back, and the ``decisions``
-        (``qat.analysis.choosing.Decision``) with the SQNR of each candidate.
+        (``qat.analysis.choosing.Decision``) with the SQNR of each candidate; where rounding was
+        learned also {"rounding": ...}, what became of each block (``qat.analysis.rounding.RoundedBlock``).
 
     Raises:
         QatError: for images that the network does not take, for an unknown method, and where the float network is quantized
-            already or gives numbers that are not finite.
+            already or gives numbers that are not finite; where rounding is to be learned, as ``learn_rounding``.
 
     >>> import numpy as np
     >>> import qat

@@ -108,7 +108,7 @@ def block_graph(
             quantizer = ActivationQuantizer(_bits(grid.qmax - grid.qmin), quant_delay=0)
             cell = FakeQuant(quantizer)
             low, high = (float(grid.scale) * end for end in (grid.low, grid.low + quantizer.qmax))
-            changed |= {f"{node.cell_name}.min": np.float32(low), f"{node.cell_name}.max": np.float32(high)}
+            changed |= {f"{node.cell_name}.min": np.array(low), f"{node.cell_name}.max": np.array(high)}
         nodes.append(replace(node, cell=cell))
     own_graph = Graph(tuple(nodes), block.outputs, graph.name, graph.arithmetic)
     return own_graph, {name: np.asarray(changed.get(name, params.get(name)), np.float32) for name in own_graph.params}

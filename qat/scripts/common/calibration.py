@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -115,10 +115,10 @@ def calibrated(args: argparse.Namespace, checkpoint: Checkpoint, dataset: Datase
     )
 
 
-def rounded_rows(record: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+def rounded_rows(record: Mapping[str, Any]) -> tuple[tuple[str, ...], list[Sequence[str]]]:
     """What became of each block, as the columns and rows of a table. record: of a checkpoint's history."""
     columns = ("block", "nearest", "learned", "kept", "changed", "iterations")
-    rows = [
+    rows: list[Sequence[str]] = [
         (
             block["name"],
             f"{100 * block['before']:.3f}",
