@@ -105,7 +105,12 @@ def run(args: argparse.Namespace) -> None:
 
     def measured(width: str, variant: str, seed: int) -> dict[str, float]:
         row = TABLE[min(map(int, width.split("/")))]
-        options = {"freeze": args.threshold, "dampen": args.dampen, "both": (args.threshold, args.dampen), "ema": args.ema}
+        options = {
+            "freeze": args.threshold,
+            "dampen": args.dampen,
+            "both": (args.threshold, args.dampen),
+            "ema": args.ema,
+        }
         name = (
             f"{start.graph.name} {width} {variant} {options.get(variant, '')} seed {seed}; {args.epochs} epochs of "
             f"{len(data.train):,} images at {args.lr or row.lr:g}; {len(data.test):,} tested"

@@ -311,7 +311,9 @@ def test_dampening_and_its_gradient(name: str) -> None:
     weight = np.array([[0.1, -0.9], [-2.0, 0.6], [0.95, 1.2]], F)  # -2.0 and 1.2 lie outside
     params |= {"fc.weight": weight, "fc.weight_initial_scale": np.array(SCALE), "fc.weight_dampening": np.array(factor)}
     model = backend.lower(graph, params, device_target="CPU")
-    step = backend.make_step(model, Optimizer(momentum=0.0), Dampened(lambda ops, outputs, labels: ops.mean(outputs) * 0.0))
+    step = backend.make_step(
+        model, Optimizer(momentum=0.0), Dampened(lambda ops, outputs, labels: ops.mean(outputs) * 0.0)
+    )
     loss = step(*samples((2, 1, 1), 4), float(rate))
     moved = backend.read(model)["fc.weight"] - weight
     assert loss == pytest.approx(factor * penalty(weight, SCALE), rel=1e-5)
@@ -372,7 +374,9 @@ def test_the_command_freezes_and_reports(capsys: pytest.CaptureFixture[str], tmp
     assert "3/3: learned scales (LSQ)" in out
     saved = qat.Checkpoint.load(path)
     assert saved.history[0]["oscillations"]["freeze"] == 0.005
-    status, out, error = run(capsys, *command, "--epochs", 2, "--freeze_oscillations", 0.005, "--dampen", 0.001, "--resume")
+    status, out, error = run(
+        capsys, *command, "--epochs", 2, "--freeze_oscillations", 0.005, "--dampen", 0.001, "--resume"
+    )
     assert status == 0, error
     status, _, error = run(capsys, *command, "--epochs", 1, "--count_oscillations", "--symmetric", "false")
     assert (status, "cannot be tracked" in error) == (2, True)

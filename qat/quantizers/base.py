@@ -252,6 +252,18 @@ class BaseWeightQuantizer(Quantizer, ABC):
         """
         return "its codes are not all whole steps of one scale from a fixed 0"
 
+    def rescaled(self, own: Mapping[str, Array], factor: Array) -> dict[str, Array]:
+        """Its parameters for a weight whose outputs are multiplied by factors: codes stay, where each output has a scale.
+
+        Args:
+            own: its parameters and state, by local name.
+            factor: above 0, (O,).
+
+        Returns:
+            Those that change; none where scales follow the weight.
+        """
+        return {}
+
     def _mean(self, ops: Ops, x: Tensor, own: Tensors | None = None) -> Tensor:
         """Mean of numbers shaped like the weight, without the pruned places: of each output if per_channel, else of all."""
         # Pruned weights are 0, so the mean over all is divided by the share that is kept.

@@ -195,6 +195,11 @@ class LSQWeightQuantizer(BaseWeightQuantizer):
     def refuses_freezing(self) -> str | None:
         return None
 
+    def rescaled(self, own: Mapping[str, Array], factor: Array) -> dict[str, Array]:
+        if not self.per_channel:
+            return {}
+        return {name: (own[name] * factor).astype(np.float32) for name in ("initial_scale", "scale_change")}
+
 
 @dataclass(frozen=True)
 class LSQActivationQuantizer(BaseActivationQuantizer):

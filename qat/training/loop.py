@@ -182,7 +182,14 @@ class _Run:
         hooks: _Hooks,
     ) -> None:
         recipe = course.recipe
-        self.backend, self.device_target, self.graph, self.course, self.recipe, self.data = backend, device_target, start.graph, course, recipe, data
+        self.backend, self.device_target, self.graph, self.course, self.recipe, self.data = (
+            backend,
+            device_target,
+            start.graph,
+            course,
+            recipe,
+            data,
+        )
         self.history, self.hooks, self.task, self.loss = history, hooks, start.task, loss
         self.done, self.preparation, self.class_names = start.step, start.preparation, start.class_names
         self.progress, self.best = (start.progress, start.best) if start.step else (Progress(), {})
@@ -250,7 +257,9 @@ class _Run:
             last = replace(last, params=self.best, best={}, optimizer={}, step=step, epoch=chosen + 1)
         if self.recipe.reestimate_bn:
             ops = evaluation_ops(self.backend.NAME, self.device_target)
-            last = reestimated(replace(last, optimizer={}), self.data.train, self.recipe.reestimate_bn, self.recipe.seed, ops)
+            last = reestimated(
+                replace(last, optimizer={}), self.data.train, self.recipe.reestimate_bn, self.recipe.seed, ops
+            )
         self._save(last)
         return last
 

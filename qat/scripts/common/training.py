@@ -161,7 +161,9 @@ def recipe(args: argparse.Namespace) -> Recipe:
         augment_shift=args.augment_shift,
         augment_flip=args.augment_flip,
         augment=tuple(args.augment),
-        oscillations=few_bits.oscillations(args) if "dampen" in args else None,  # (a flag of train-quant alone, as some below)
+        oscillations=few_bits.oscillations(args)
+        if "dampen" in args
+        else None,  # (a flag of train-quant alone, as some below)
     )
 
 
