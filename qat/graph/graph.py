@@ -16,7 +16,8 @@ from qat.cells.base import Cell, Param, Shape
 from qat.cells.dequantize import Dequantize
 from qat.cells.fake_quant import FakeQuant
 from qat.cells.input import Input
-from qat.cells.linear import MASK, OF_QUANTIZER, LinearCell
+from qat.cells.linear import LinearCell
+from qat.cells.weight_codes import MASK, OF_QUANTIZER
 from qat.errors import QatError, shortened
 from qat.integer.fixed_point import ARITHMETICS, check_arithmetic
 from qat.names import check_name

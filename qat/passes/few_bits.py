@@ -65,8 +65,8 @@ def few_bits_settings(
 ) -> dict[str, Any]:
     """Arguments for ``convert_quant_network`` that suit few bits.
 
-    Weights and activations of at most 4 bits get learned scales (LSQ), others min/max quantizers. The first and the last layers, what is
-    added and what leaves the network keep more (``edge_layers``).
+    Weights and activations of at most 4 bits get learned scales (LSQ), others min/max quantizers. The first
+    and the last layers, what is added and what leaves the network keep more (``edge_layers``).
 
     Args:
         network: the float network, or its graph.

@@ -66,7 +66,7 @@ def learn_scales(
     result = replace(graph, nodes=tuple(nodes))
     if result == graph:
         return graph, dict(params)
-    return result, {name: (params | changed).get(name, array) for name, array in result.initial_params().items()}
+    return result, {name: (dict(params) | changed).get(name, array) for name, array in result.initial_params().items()}
 
 
 def _few(quantizer: Any, kind: type[Any]) -> bool:

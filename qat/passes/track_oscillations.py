@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from qat.cells.linear import OF_QUANTIZER, WeightedCell
+from qat.cells.linear import WeightedCell
 from qat.cells.oscillation import STATES, OscillationTracker
+from qat.cells.weight_codes import OF_QUANTIZER
 from qat.errors import QatError
 from qat.graph import Graph, Params
 from qat.vocabulary.ops import Array

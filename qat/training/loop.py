@@ -22,8 +22,8 @@ from qat.passes.track_oscillations import track_oscillations
 from qat.passes.unlike_ranges import warn_of_unlike_ranges
 from qat.passes.unreached_numbers import warn_of_unreached_numbers
 from qat.pruning.training import PruningInTraining
-from qat.tasks import Classification, Loss, Task, evaluated_loss, main
 from qat.registry import evaluation_ops
+from qat.tasks import Classification, Loss, Task, evaluated_loss, main
 from qat.training.checkpoint import Checkpoint
 from qat.training.course import Course, course_of
 from qat.training.dampening import Dampened

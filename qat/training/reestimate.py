@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from qat.cells.base import Cell, Context
-from qat.cells.linear import OF_QUANTIZER, LinearCell
+from qat.cells.linear import LinearCell
 from qat.cells.normalization import STATISTICS
+from qat.cells.weight_codes import OF_QUANTIZER
 from qat.data import Split
 from qat.errors import QatError
 from qat.graph import Graph, Params
@@ -121,7 +122,8 @@ def _found(
         if normalises:
             mean, variance = (learning.updates[f"{name}.{local}"] for local in STATISTICS)
             learning.updates.clear()  # else a second use of the cell would begin with these
-            yield name, *(loop.ops.to_numpy(x, "vector").astype(np.float64) for x in (mean, variance))
+            mean, variance = (loop.ops.to_numpy(x, "vector").astype(np.float64) for x in (mean, variance))
+            yield name, mean, variance
         for last in ended:
             values.pop(last, None)
 

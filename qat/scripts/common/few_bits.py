@@ -16,7 +16,7 @@ from qat.passes.quantizer_settings import QUANTIZERS, pair
 from qat.passes.unit_inputs import unit_inputs
 from qat.training.checkpoint import Checkpoint
 from qat.training.lengths import Length
-from qat.training.oscillations import OSCILLATES, Oscillations, oscillating
+from qat.training.oscillations import OSCILLATES, Oscillating, Oscillations, oscillating
 
 #: Flags that mean a min/max quantizer of a side, since a learned scale has no such field.
 OF_MINMAX = {"weight_quantizer": {"symmetric"}, "activation_quantizer": {"symmetric", "ema_decay"}}
@@ -159,8 +159,12 @@ def report(checkpoint: Checkpoint) -> None:
     rows = oscillating(checkpoint.graph, checkpoint.params)
     if not rows:
         return
-    total = ("all", *(sum(row[i] for row in rows) for i in (1, 2, 3)))
-    shares = [(str(name), f"{n:,}", f"{100 * o / n:.2f} %", f"{100 * f / n:.2f} %") for name, n, o, f in (*rows, total)]
+    rows.append(Oscillating("all", *(sum(numbers) for numbers in zip(*(row[1:] for row in rows), strict=True))))
+
+    def percent(count: int, of: int) -> str:
+        return f"{100 * count / of:.2f} %"
+
+    shares = [(x.name, f"{x.weights:,}", percent(x.oscillating, x.weights), percent(x.frozen, x.weights)) for x in rows]
     print_table(f"oscillations: frequency above {OSCILLATES}", ("layer", "weights", "oscillating", "frozen"), shares)
 
 
