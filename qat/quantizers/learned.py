@@ -23,9 +23,8 @@ from qat.quantizers.base import (
     Bounds,
     Tensors,
     WeightCodes,
-    steps_of,
-    unbounded,
 )
+from qat.quantizers.clipping import steps_of, unbounded
 from qat.vocabulary.ops import Array, Ops, Tensor
 from qat.vocabulary.param import Param, Shape, constant
 from qat.vocabulary.values import Value
