@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from benchmark_scripts import loaded
 from command import run
 
 import qat
+from qat.cli import run_script
 from qat.data import Split
 from qat.networks import LeNet5
 from qat.passes.few_bits import TABLE, few_bits
@@ -195,6 +197,25 @@ def test_weights_learn_too_and_others_stay() -> None:
     assert learn_scales(eight.graph, eight.params)[0] is eight.graph
 
 
+@pytest.mark.parametrize("start", ["mean", "mse"])
+def test_training_keeps_the_learned_scales_of_a_calibration(start: str) -> None:
+    """The first step neither observes activations anew nor starts weights elsewhere than the calibrated integers had them."""
+    graph, rate = Residual().graph(), 1e-12
+    settings = qat.few_bits_settings(graph, 4)
+    settings["weight_quantizer"] = qat.LSQWeightQuantizer(4, per_channel=True, start=start)
+    begin = qat.calibrate(graph, graph.initial_params(1), pixels(), method="mse", **settings)
+    end = qat.train(TORCH, begin, dataset(), qat.Recipe(epochs=1, batch_size=20, lr=rate))
+    for name, array in begin.params.items():
+        if name.endswith("fake_quant.initial_scale"):
+            np.testing.assert_array_equal(end.params[name], array)
+    before, after = (
+        {node.name: getattr(node, "weight_scale", None) for node in qat.to_integer(x.graph, x.params).nodes}
+        for x in (begin, end)
+    )
+    for name in ("right", "middle", "last"):
+        np.testing.assert_allclose(after[name], before[name], rtol=1e-6)
+
+
 # -- inputs ----------------------------------------------------------------------------------------------------------
 
 
@@ -297,3 +318,15 @@ def test_edge_bits_without_effect_is_refused(
         capsys, "train-quant", "--ckpt_path", source, "--data_path", "digits", "--edge_bits", 8, *arguments
     )
     assert (status, "--edge_bits: says how a float network is quantized" in error) == (2, True), error
+
+
+def test_the_benchmark_measures_and_goes_on(lenet: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script = loaded("few_bits")
+    arguments = ["--data_path", "digits", "--ckpt_path", lenet, "--widths", "2/2", "--variants", "defaults", "freeze"]
+    arguments += ["--seeds", 0, "--epochs", 1, "--images", 128, "--test_images", 64, "--out", tmp_path]
+    command = [str(each) for each in arguments]
+    assert run_script(script.add_arguments, script.run, script.__doc__, command) == 0
+    first = capsys.readouterr().out
+    assert "LeNet5 2/2 freeze 0.01 seed 0; 1 epochs of 128 images at 0.01; 64 tested" in first
+    assert run_script(script.add_arguments, script.run, script.__doc__, command) == 0
+    assert "seed 0; 1 epochs" not in capsys.readouterr().out  # nothing is trained again

@@ -37,8 +37,8 @@ class FewBits(NamedTuple):
 #: By the number of bits, the fewer of weights and activations. Measured: docs/few_bits.md, benchmarks/few_bits.py.
 TABLE: Mapping[int, FewBits] = {
     2: FewBits(lr=0.01, edge_bits=8, start="mean", freeze=None, ema=0.0, reestimate_bn=2000),
-    3: FewBits(lr=0.01, edge_bits=8, start="mse", freeze=None, ema=0.0, reestimate_bn=2000),
-    4: FewBits(lr=0.01, edge_bits=8, start="mse", freeze=None, ema=0.0, reestimate_bn=2000),
+    3: FewBits(lr=0.001, edge_bits=8, start="mse", freeze=None, ema=0.0, reestimate_bn=2000),
+    4: FewBits(lr=0.001, edge_bits=8, start="mse", freeze=None, ema=0.0, reestimate_bn=2000),
 }
 
 
