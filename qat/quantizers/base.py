@@ -263,6 +263,18 @@ class BaseWeightQuantizer(Quantizer, ABC):
         """
         return "its codes are not all whole steps of one scale from a fixed 0"
 
+    def rescaled(self, own: Mapping[str, Array], factor: Array) -> dict[str, Array]:
+        """Its parameters for a weight whose outputs are multiplied by factors: codes stay, where each output has a scale.
+
+        Args:
+            own: its parameters and state, by local name.
+            factor: above 0, (O,).
+
+        Returns:
+            Those that change; none where scales follow the weight.
+        """
+        return {}
+
     def _mean(self, ops: Ops, x: Tensor, own: Tensors | None = None) -> Tensor:
         """Mean of numbers shaped like the weight, without the pruned places: of each output if per_channel, else of all."""
         # Pruned weights are 0, so the mean over all is divided by the share that is kept.
@@ -447,18 +459,3 @@ class BaseActivationQuantizer(Quantizer, ABC):
         if x.relu is not None and not math.isinf(x.relu):
             high = ops.minimum(ops.rint(x.relu / scale), high)
         return x.requantized(ops, scale, low, high, open_low=rectified)
-
-
-def unbounded(ops: Ops, x: Value, non_negative: bool) -> Value:
-    """The activation with the upper bound of a pending ReLU6 applied, or unchanged where there is no such bound.
-
-    A code that this bound clips says nothing about the scale, so a learned scale must not get a gradient from it.
-    """
-    if x.relu is not None and (not math.isinf(x.relu) or not non_negative):
-        return x.rectified(ops)
-    return x
-
-
-def steps_of(ops: Ops, x: Value, scale: Tensor) -> Tensor:
-    """x / scale, neither rounded nor clipped, without gradient; ``scale`` is a scalar."""
-    return ops.stop_gradient(x.data * x.multiplier(ops, scale))
