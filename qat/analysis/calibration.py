@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from qat.analysis.bias_correction import correct_biases, float_means, with_biases
+from qat.analysis.equalization import equalized
 from qat.analysis.ranges import METHODS, find_ranges
 from qat.errors import QatError
 from qat.graph import Graph, Network, Node, as_graph
 from qat.passes.convert_quant_network import convert_quant_network
-from qat.passes.equalize_channels import equalize_channels
 from qat.passes.unlike_ranges import warn_of_unlike_ranges
 from qat.passes.unreached_numbers import warn_of_unreached_numbers
 from qat.registry import evaluation_ops
@@ -60,7 +60,7 @@ def calibrate(
         bias_correction: take the mean error that quantization causes in each output channel of each convolution and dense
             cell out of its bias (``correct_biases``). A cell without bias gets one; one with batch normalisation keeps
             it, and its beta takes the correction.
-        equalize: first equalize the channels of weights (``equalize_channels``).
+        equalize: first equalize channels, by what they are on these images (``equalize_channels``).
         batch_size: images at a time; None: as many as fit (``samples_that_fit``). Ranges depend on it in the last bits at most.
         ops: the vocabulary that computes, as ``qat.registry.evaluation_ops("keras")``; None: of the first backend that is
             installed, without any NumPy's. Ranges depend on it in the last bits, as float sums do.
@@ -97,10 +97,10 @@ def calibrate(
     if bias_correction and not graph.is_quantized:
         graph, own = with_biases(graph, own)
     quantized = convert_quant_network(graph, **settings)
-    if equalize:
-        own = equalize_channels(graph, own)
     loop = NodeLoop(quantized, evaluation_ops() if ops is None else ops)
     own = quantized.params_from(own)
+    if equalize:
+        own = equalized(quantized, own, batches, loop.ops)
     means = float_means(quantized) if bias_correction else {}
 
     def watch(node: Node, value: Value) -> None:
