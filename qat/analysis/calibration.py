@@ -25,11 +25,11 @@ from qat.analysis.choosing import (
     some_of,
     warn_if_ruined,
 )
+from qat.analysis.equalization import equalized
 from qat.analysis.ranges import Observed
 from qat.analysis.rounding import LearnedRounding, learn_rounding, rounding_record
 from qat.graph import Graph, Network, Params, as_graph
 from qat.passes.convert_quant_network import convert_quant_network
-from qat.passes.equalize_channels import equalize_channels
 from qat.passes.unlike_ranges import warn_of_unlike_ranges
 from qat.passes.unreached_numbers import warn_of_unreached_numbers
 from qat.registry import evaluation_ops
@@ -79,7 +79,7 @@ def calibrate(
         bias_correction: take the mean error that quantization causes in each output channel of each convolution and dense
             cell out of its bias (``correct_biases``). A cell without bias gets one; one with batch normalisation keeps
             it, and its beta takes the correction. None: where the error falls.
-        equalize: first equalize the channels of weights (``equalize_channels``). None: where the error falls.
+        equalize: first equalize channels, by what they are on these images (``equalize_channels``). None: where the error falls.
         rounding: learn which weights are rounded up and which down (``qat.LearnedRounding``); None, the default: to the
             nearest code. It comes after the ranges and before the bias correction.
         batch_size: images at a time; None: as many as fit (``samples_that_fit``). Ranges depend on it in the last bits at most.
@@ -170,28 +170,30 @@ class _Work:
     def with_ranges(self) -> Params:
         """Channels equalized or not, and ranges: the best pair of both."""
         wanted = self.wanted
-        equalize, methods = options(wanted.equalize, (False, True)), options(wanted.method, CANDIDATES)
-        seen = {each: self._observed(each) for each in equalize}
-        tried = {(e, m): seen[e][0].with_ranges(m, wanted.percentile) for e in equalize for m in methods}
+        either, methods = options(wanted.equalize, (False, True)), options(wanted.method, CANDIDATES)
+        seen = {each: self._observed(each) for each in either}
+        tried = {(e, m): seen[e][0].with_ranges(m, wanted.percentile) for e in either for m in methods}
         errors = {key: self._judge.error(own) for key, own in tried.items()} if len(tried) > 1 else {}
-        equalized, method = best(errors) if errors else next(iter(tried))
+        equalize, method = best(errors) if errors else next(iter(tried))
         if wanted.method is None:
-            self._decide("method", {m: errors[equalized, m] for m in methods}, method)
+            self._decide("method", {m: errors[equalize, m] for m in methods}, method)
         if wanted.equalize is None:
-            self._decide("equalize", {e: min(errors[e, m] for m in methods) for e in equalize}, equalized)
-        observed, self._means = seen[equalized]
+            self._decide("equalize", {e: min(errors[e, m] for m in methods) for e in either}, equalize)
+        observed, self._means = seen[equalize]
         if self._splits:  # final ranges are those of all images, as are corrections that nobody has to choose
             observed.add(self._ops, self._held, watching(self._ops, self._means if wanted.bias_correction else {}))
         own = observed.with_ranges(method, wanted.percentile)
         if wanted.method not in (None, "minmax"):
             warn_if_ruined(self._judge, method, own, observed.with_ranges("minmax", wanted.percentile))
-        self.wanted = replace(wanted, method=method, equalize=equalized)
+        self.wanted = replace(wanted, method=method, equalize=equalize)
         return own
 
-    def _observed(self, equalized: bool) -> tuple[Observed, dict[str, ChannelMean]]:
+    def _observed(self, equalize: bool) -> tuple[Observed, dict[str, ChannelMean]]:
         """The float network on the images that are used, and the means that biases are corrected by."""
-        own = equalize_channels(self._graph, self._params) if equalized else self._params
-        observed = Observed(self.quantized, self.quantized.params_from(own), self.wanted.method != "minmax")
+        own = self.quantized.params_from(self._params)
+        if equalize:
+            own = equalized(self.quantized, own, self._used, self._ops)
+        observed = Observed(self.quantized, own, self.wanted.method != "minmax")
         means = float_means(self.quantized) if self.wanted.bias_correction is not False else {}
         observed.add(self._ops, self._used, watching(self._ops, means))
         return observed, means
