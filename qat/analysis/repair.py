@@ -224,7 +224,7 @@ def _repaired(
             )
     search.value({})
     if search.met({}, refined=True):
-        return _result(search, [], refined=True)
+        return _told(search, _result(search, [], refined=True))
     found = diagnose(base.graph, base.params, few, ops=ops)
     widest = WIDE if targets and _all_take_wide(search, found, targets) else BYTE
     offered = candidates(raising, found, widest)
@@ -238,7 +238,7 @@ def _repaired(
             result = _result(search, reached, refined=True)
             if widest > BYTE:
                 _check_taken(result.checkpoint, targets)
-            return result
+            return _told(search, result)
     best = _result(search, *search.best())
     within = "".join(f", within {BUDGETS[what]} {most:,}" for what, most in budgets.items())
     raise TargetMissedError(
@@ -252,18 +252,11 @@ def _result(search: Search, items: Items, refined: bool) -> Repair:
     measure, state = search.measure, dict(items)
     rows = search.rows(items, refined)
     after, before = search.value(state, refined=refined), search.value({}, refined=True)
-    checkpoint = _recorded(search.checkpoint(state, refined=refined), measure, rows)
+    checkpoint = search.checkpoint(state, refined=refined)
     error = measure.standard_error(checkpoint)
-    if error is not None and error > measure.limit:
-        warnings.warn(
-            f"{measure.target}: {measure.samples:,} samples tell a drop to {amount(error, measure.unit)} {measure.unit} "
-            "(standard error), so that other samples may lose more; decide on more of them",
-            QatWarning,
-            stacklevel=3,
-        )
     everything = {x: x.levels[-1] for x in search.found}
     return Repair(
-        checkpoint=checkpoint,
+        checkpoint=_recorded(checkpoint, measure, rows),
         settings=search.raising.settings(state),
         raised=rows,
         measure=measure.name,
@@ -283,6 +276,19 @@ def _result(search: Search, items: Items, refined: bool) -> Repair:
         evaluations=search.evaluations,
         samples=measure.samples,
     )
+
+
+def _told(search: Search, result: Repair) -> Repair:
+    """The result; a QatWarning where there are too few samples for so small a drop."""
+    error = result.standard_error
+    if error is not None and error > result.limit:
+        warnings.warn(
+            f"{search.measure.target}: {result.samples:,} samples tell a drop to {amount(error, result.unit)} {result.unit} "
+            "(standard error), so that other samples may lose more; decide on more of them",
+            QatWarning,
+            stacklevel=4,
+        )
+    return result
 
 
 def _recorded(checkpoint: Checkpoint, measure: Measure, rows: Sequence[Raised]) -> Checkpoint:
