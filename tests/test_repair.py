@@ -18,6 +18,7 @@ from qat.analysis.candidates import Costs, Level, Raising, candidates
 from qat.analysis.compression import weight_sizes
 from qat.analysis.deciding import AgreementMeasure, outputs_of
 from qat.analysis.fewest import Search
+from qat.analysis.recalibration import Recalibration
 from qat.errors import QatWarning
 from qat.passes.quant_config import read_quant_config, written_quant_config
 from qat.tasks import Classification, OutputTask, Regression, Several
@@ -377,6 +378,27 @@ def test_what_refines_is_used_for_the_result_and_needs_no_more_layers() -> None:
     )
     assert found.after >= 16.0
     assert sqnr(source, found.checkpoint) == pytest.approx(found.after)
+
+
+@pytest.mark.parametrize("own", [{}, {"method": "mse", "bias_correction": True, "equalize": True}])
+def test_what_is_computed_once_gives_the_same_calibration(own: dict[str, Any]) -> None:
+    source, calls = qat.Checkpoint(GRAPH, params()), []
+    told = {"method": "minmax", "bias_correction": False, "equalize": False} | own
+
+    def quantize(**settings: Any) -> qat.Checkpoint:
+        calls.append(settings)
+        return qat.calibrate(GRAPH, source.params, PIXELS, ops=NUMPY_OPS, **told, **settings)
+
+    again = Recalibration(quantize, source, PIXELS, lambda first: told, NUMPY_OPS)
+    again(num_bits=(4, 8))
+    for settings in ({"num_bits": (5, 8)}, {"num_bits": (4, 8), "per_channel": (False, False)}, {"num_bits": (4, 7)}):
+        found, expected = again(**settings), quantize(**settings)
+        assert found.graph == expected.graph
+        assert all(np.array_equal(found.params[name], expected.params[name]) for name in expected.params)
+    assert len(calls) == 5  # the first, those to compare with, and the one of other activations
+    unknown = Recalibration(quantize, source, PIXELS, lambda first: None, NUMPY_OPS)
+    assert unknown(num_bits=4).params.keys() == unknown(num_bits=8).params.keys()
+    assert len(calls) == 7
 
 
 @pytest.mark.parametrize("bad", ["b", "d"])

@@ -14,7 +14,7 @@ from qat.data import Dataset
 from qat.errors import QatError
 from qat.registry import evaluation_ops
 from qat.training.checkpoint import Checkpoint
-from qat.vocabulary.arrays import as_arrays, as_tuple
+from qat.vocabulary.arrays import Arrays, as_arrays, as_tuple
 
 
 def add_calibration_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,14 +42,19 @@ def check_calibration(args: argparse.Namespace, dataset: Dataset) -> None:
     check_percentile(args.percentile)
 
 
+def calibration_images(args: argparse.Namespace, dataset: Dataset) -> Arrays:
+    """The training images that calibrate, chosen at random."""
+    chosen = np.sort(np.random.default_rng(args.seed).permutation(len(dataset.train))[: args.images])
+    return as_arrays(tuple(x[chosen] for x in as_tuple(dataset.train.images)))
+
+
 def calibrated(args: argparse.Namespace, checkpoint: Checkpoint, dataset: Dataset, **settings: Any) -> Checkpoint:
     """A float checkpoint quantized as the arguments say. settings: of convert_quant_network."""
     check_calibration(args, dataset)
-    chosen = np.sort(np.random.default_rng(args.seed).permutation(len(dataset.train))[: args.images])
     result = calibrate(
         checkpoint.graph,
         checkpoint.params,
-        as_arrays(tuple(x[chosen] for x in as_tuple(dataset.train.images))),
+        calibration_images(args, dataset),
         method=args.method,
         percentile=args.percentile,
         bias_correction=args.bias_correction,

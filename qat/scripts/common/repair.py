@@ -18,7 +18,7 @@ from qat.console import print_table
 from qat.data import Dataset
 from qat.errors import QatError, one_line
 from qat.registry import evaluation_ops, target_names
-from qat.scripts.common.calibration import calibrated, check_calibration
+from qat.scripts.common.calibration import calibrated, calibration_images, check_calibration
 from qat.training.checkpoint import Checkpoint
 
 TARGETS = ("target_drop", "target_sqnr")  #: one of which asks for a repair
@@ -97,7 +97,7 @@ def repaired(args: argparse.Namespace, checkpoint: Checkpoint, dataset: Dataset,
     try:
         result = repair(
             checkpoint,
-            decide_on.images,  # (what calibrates is chosen by the arguments)
+            calibration_images(args, dataset),
             decide_on=decide_on,
             target_drop=args.target_drop,
             target_sqnr=args.target_sqnr,
