@@ -19,7 +19,7 @@ from qat.errors import QatError
 from qat.registry import evaluation_ops
 from qat.scripts.common.flags import boolean
 from qat.training.checkpoint import Checkpoint
-from qat.vocabulary.arrays import as_arrays, as_tuple
+from qat.vocabulary.arrays import Arrays, as_arrays, as_tuple
 
 ROUNDINGS = NEAREST, LEARNED = "nearest", "learned"
 AUTO = "auto"  #: of --method: chosen
@@ -85,14 +85,19 @@ def learned_rounding(args: argparse.Namespace) -> LearnedRounding:
     return LearnedRounding(args.rounding_iterations, seed=args.seed, backend=args.backend)
 
 
+def calibration_images(args: argparse.Namespace, dataset: Dataset) -> Arrays:
+    """The training images that calibrate, chosen at random."""
+    chosen = np.sort(np.random.default_rng(args.seed).permutation(len(dataset.train))[: args.images])
+    return as_arrays(tuple(x[chosen] for x in as_tuple(dataset.train.images)))
+
+
 def calibrated(args: argparse.Namespace, checkpoint: Checkpoint, dataset: Dataset, **settings: Any) -> Checkpoint:
     """A float checkpoint quantized as the arguments say. settings: of convert_quant_network."""
     check_calibration(args, dataset)
-    chosen = np.sort(np.random.default_rng(args.seed).permutation(len(dataset.train))[: args.images])
     result = calibrate(
         checkpoint.graph,
         checkpoint.params,
-        as_arrays(tuple(x[chosen] for x in as_tuple(dataset.train.images))),
+        calibration_images(args, dataset),
         method=None if args.method == AUTO else args.method,
         percentile=args.percentile,
         bias_correction=args.bias_correction,
