@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from qat import data, quantizers, tasks
 from qat.analysis import metrics
 from qat.analysis.calibration import calibrate
+from qat.analysis.rounding import LearnedRounding
 from qat.cells import (
     Activation,
     AdaptiveAvgPool2d,
@@ -83,6 +84,7 @@ from qat.errors import NotFiniteError, QatError
 from qat.graph import GRU, LSTM, Graph, Network, Node
 from qat.integer import IntegerGraph, evaluate, memory
 from qat.passes.convert_quant_network import convert_quant_network
+from qat.passes.few_bits import few_bits_settings
 from qat.passes.step_params import step_params
 from qat.passes.to_integer import to_integer
 from qat.quantizers import (
@@ -118,6 +120,8 @@ from qat.training.optimizer import Optimizer
 if TYPE_CHECKING:  # what _LATER has
     from qat import networks, pruning, zoo
     from qat.analysis.diagnosis import diagnose
+    from qat.analysis.repair import repair
+    from qat.analysis.repaired import Repair, TargetMissedError
     from qat.deploy import verify
     from qat.imports.export import export
     from qat.imports.model import import_model
@@ -125,7 +129,9 @@ if TYPE_CHECKING:  # what _LATER has
     from qat.training.distillation import Teaching, teach
     from qat.training.loop import evaluate_accuracy, evaluate_metrics, train
     from qat.training.objectives import BopsBudget, Distillation, GTCLoss, SizeBudget
+    from qat.training.oscillations import Oscillations, oscillating
     from qat.training.recipe import Recipe
+    from qat.training.reestimate import reestimate_batch_norm
 
 __version__ = "0.1.0"
 __all__ = [
@@ -172,6 +178,7 @@ __all__ = [
     "LSQActivationQuantizer",
     "LSQWeightQuantizer",
     "LayerNorm",
+    "LearnedRounding",
     "LearnedWidthActivationQuantizer",
     "LearnedWidthWeightQuantizer",
     "MatMul",
@@ -189,6 +196,7 @@ __all__ = [
     "Objective",
     "OneGrid",
     "Optimizer",
+    "Oscillations",
     "PACTActivationQuantizer",
     "PReLU",
     "Pad",
@@ -205,6 +213,7 @@ __all__ = [
     "QatError",
     "RMSNorm",
     "Recipe",
+    "Repair",
     "Reshape",
     "SizeBudget",
     "Slice",
@@ -212,6 +221,7 @@ __all__ = [
     "Split",
     "Stack",
     "Sub",
+    "TargetMissedError",
     "Task",
     "Teaching",
     "TernaryWeightQuantizer",
@@ -233,13 +243,17 @@ __all__ = [
     "evaluate_metrics",
     "export",
     "export_params",
+    "few_bits_settings",
     "import_model",
     "memory",
     "metrics",
     "networks",
+    "oscillating",
     "prepare",
     "pruning",
     "quantizers",
+    "reestimate_batch_norm",
+    "repair",
     "step_params",
     "target",
     "target_names",
@@ -255,12 +269,16 @@ __all__ = [
 _MODULES = {"networks": "qat.networks", "pruning": "qat.pruning", "verify": "qat.deploy.verify", "zoo": "qat.zoo"}
 _LATER = {
     "qat.analysis.diagnosis": ("diagnose",),
+    "qat.analysis.repair": ("repair",),
+    "qat.analysis.repaired": ("Repair", "TargetMissedError"),
     "qat.imports.export": ("export",),
     "qat.imports.model": ("import_model",),
     "qat.imports.prepare": ("checkpoint_of", "export_params", "prepare"),
     "qat.training.distillation": ("Teaching", "teach"),
     "qat.training.loop": ("evaluate_accuracy", "evaluate_metrics", "train"),
+    "qat.training.oscillations": ("Oscillations", "oscillating"),
     "qat.training.recipe": ("Recipe",),
+    "qat.training.reestimate": ("reestimate_batch_norm",),
     "qat.training.objectives": ("BopsBudget", "Distillation", "GTCLoss", "SizeBudget"),
 }
 

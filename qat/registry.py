@@ -141,6 +141,24 @@ def backend(name: str) -> TrainingBackend:
     return cast(TrainingBackend, _load(name, ADDED_BACKENDS, BACKENDS, TrainingBackend))
 
 
+def training_backend(name: str | None = None) -> TrainingBackend:
+    """The training backend of that name, or a default.
+
+    Args:
+        name: One of ``qat.backend_names()``; None: the first of our own that is installed.
+
+    Returns:
+        As ``backend``.
+
+    Raises:
+        QatError: As ``backend``; or none is installed.
+    """
+    name = name or next((key for key, entry in BACKENDS.items() if installed(entry)), None)
+    if name is None:
+        raise QatError(f"no backend is installed that could train: pip install 'qat-engine[{next(iter(BACKENDS))}]'")
+    return backend(name)
+
+
 def evaluation_ops(name: str | None = None, device_target: str | None = None) -> Ops:
     """The vocabulary in which a backend evaluates.
 

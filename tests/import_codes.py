@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from calibrations import calibrate
 
 import qat
 from qat.integer import IntegerGraph
@@ -19,7 +20,7 @@ def tuples(arrays: Any) -> tuple[Array, ...]:
 def assert_codes_are_equal(found: Any, folder: Path) -> IntegerGraph:
     """Of an imported network, calibrated: those of PyTorch, ONNX Runtime and LiteRT are those of NumPy."""
     x = np.random.default_rng(1).normal(size=(20, *found.graph.input_specs[0].shape)).astype(np.float32)
-    quantized = qat.calibrate(found.graph, found.params, x)
+    quantized = calibrate(found.graph, found.params, x)
     integers = qat.to_integer(quantized.graph, quantized.params)
     wanted = tuples(qat.evaluate(integers, x))
     assert all(len(np.unique(codes)) > 3 for codes in wanted)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors
+from calibrations import calibrate
 from command import run
 from graphs import chain, conv
 
@@ -46,7 +47,7 @@ def network() -> qat.Graph:
 def quantized(arithmetic: str) -> qat.Checkpoint:
     """That network with codes of 4 bits, many of which two arithmetics round otherwise."""
     graph = network()
-    found = qat.calibrate(
+    found = calibrate(
         graph, graph.initial_params(0), DIGITS.train.images[:50], num_bits=4, symmetric=True, arithmetic=arithmetic
     )
     return replace(found, history=({"data_path": "digits"},))

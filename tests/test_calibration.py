@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from calibrations import calibrate
 from frameworks import HERE
 
 import qat
-from qat.analysis.bias_correction import ChannelMean, Kept, correct_biases, float_means
-from qat.analysis.calibration import calibrate
-from qat.analysis.ranges import BINS, CANDIDATES, ENTROPY_BINS, METHODS, Histogram, entropy_range, mse_range
+from qat.analysis.bias_correction import GROUPS, ChannelMean, Kept, correct_biases, float_means, watching
+from qat.analysis.ranges import BINS, CANDIDATES, ENTROPY_BINS, METHODS, Histogram, Observed, entropy_range, mse_range
 from qat.cells.linear import LinearCell
 from qat.cli import main
 from qat.data import Split
@@ -259,8 +259,7 @@ def test_corrected_biases_are_those_of_numpy_on_every_backend(backend: str) -> N
     found = calibrate(ResNet8(), params, images, num_bits=(4, 8), ops=NUMPY_OPS)
     batches = batches_of(images, found.graph.input_specs, 5, "ResNet8")
     means = float_means(found.graph)
-    for name, mean in channel_means(found, found.params, images, IDLE).items():
-        means[name].total, means[name].samples = mean, 1
+    Observed(found.graph, found.params, counting=False).add(NUMPY_OPS, batches, watching(NUMPY_OPS, means))
     ours = correct_biases(found.graph, found.params, batches, means)
     theirs = correct_biases(found.graph, found.params, batches, means, evaluation_ops(backend))
     moved = [name for name, array in ours.items() if not np.array_equal(array, found.params[name])]
@@ -354,12 +353,13 @@ def channel_means(checkpoint: Checkpoint, params: Mapping[str, Array], images: A
     """The mean output of every linear cell, before its activation."""
     loop, means = NodeLoop(checkpoint.graph, NUMPY_OPS), {}
     context, values = loop.load(params, phase), loop.begin(loop.pixels((images,)))
+    counts = np.bincount(np.arange(len(images)) % GROUPS)
     for step in loop.steps:
         loop.advance(step, context, values)
         if isinstance(step.node.cell, LinearCell):
             mean = ChannelMean()
             mean.add(NUMPY_OPS, values[step.node.name])
-            means[step.node.name] = np.asarray(mean.value)
+            means[step.node.name] = np.average(mean.groups, axis=0, weights=counts)
     return means
 
 

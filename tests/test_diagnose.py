@@ -10,6 +10,7 @@ from pathlib import Path
 import every_cell
 import numpy as np
 import pytest
+from calibrations import calibrate
 from command import run
 from frameworks import BACKENDS
 from graphs import Traced
@@ -50,7 +51,7 @@ def weights(seed: int = 0) -> dict[str, np.ndarray]:
 
 def diagnosed(graph: qat.Graph, params: dict[str, np.ndarray], pixels: np.ndarray, **settings: object) -> Diagnosis:
     """Of a calibrated network, compared with the float one, whose channels are equalized where its are."""
-    quantized = qat.calibrate(graph, params, pixels, ops=NUMPY_OPS, **settings)
+    quantized = calibrate(graph, params, pixels, ops=NUMPY_OPS, **settings)
     floats = equalize_channels(graph, params) if settings.get("equalize") else params
     return qat.diagnose(quantized.graph, quantized.params, pixels, float_params=floats, ops=NUMPY_OPS)
 
@@ -72,9 +73,7 @@ def test_the_numbers_are_those_of_their_formulas() -> None:
     so that some numbers are clipped.
     """
     params = weights()
-    quantized = qat.calibrate(
-        two_layers(), params, PIXELS[:8], ops=NUMPY_OPS, num_bits=(4, 3), per_channel=(False, False)
-    )
+    quantized = calibrate(two_layers(), params, PIXELS[:8], ops=NUMPY_OPS, num_bits=(4, 3), per_channel=(False, False))
     found = qat.diagnose(quantized.graph, quantized.params, PIXELS, ops=NUMPY_OPS, batch_size=7)
     integers = qat.to_integer(quantized.graph, quantized.params)
     grids = [node.output.grid for node in integers.nodes if node.name in ("a", "b")]
@@ -126,7 +125,7 @@ def test_the_numbers_are_those_of_their_formulas() -> None:
 
 
 def test_batches_do_not_matter() -> None:
-    quantized = qat.calibrate(two_layers(), weights(), PIXELS, num_bits=4, ops=NUMPY_OPS)
+    quantized = calibrate(two_layers(), weights(), PIXELS, num_bits=4, ops=NUMPY_OPS)
     one, many = (
         qat.diagnose(quantized.graph, quantized.params, PIXELS, batch_size=size, ops=NUMPY_OPS) for size in (24, 5)
     )
@@ -139,7 +138,7 @@ def test_batches_do_not_matter() -> None:
 @pytest.mark.parametrize("name", BACKENDS)
 def test_every_backend_finds_the_same(name: str) -> None:
     images = RNG.integers(0, 256, (6, 1, 32, 32), np.uint8)
-    quantized = qat.calibrate(LeNet5(), LeNet5().graph().initial_params(), images, num_bits=(4, 4), ops=NUMPY_OPS)
+    quantized = calibrate(LeNet5(), LeNet5().graph().initial_params(), images, num_bits=(4, 4), ops=NUMPY_OPS)
     here, there = (
         qat.diagnose(quantized.graph, quantized.params, images, ops=ops) for ops in (NUMPY_OPS, evaluation_ops(name))
     )
@@ -176,7 +175,7 @@ def test_every_quantizer_is_measured(name: str) -> None:
     pair = FAMILY[name]
     images = RNG.integers(0, 256, (4, 1, 32, 32), np.uint8)
     network = LeNet5(activation=pair.activation)
-    quantized = qat.calibrate(network, network.graph().initial_params(), images, ops=NUMPY_OPS, **pair.settings("fc3"))
+    quantized = calibrate(network, network.graph().initial_params(), images, ops=NUMPY_OPS, **pair.settings("fc3"))
     found = qat.diagnose(quantized.graph, quantized.params, images, ops=NUMPY_OPS)
     loop = NodeLoop(quantized.graph, NUMPY_OPS)
     f, q = (loop.run(loop.load(quantized.params, phase), loop.pixels((images,)))[0] for phase in (IDLE, 0))
@@ -206,13 +205,13 @@ def test_more_bits_are_nearer_and_each_layer_is_named() -> None:
 def test_a_layer_left_in_float_has_no_error_of_its_own() -> None:
     graph = rows(a=qat.DenseBnAct(16, 6, activation="relu"), b=qat.DenseBnAct(6, 6), c=qat.DenseBnAct(6, 3))
     params = graph.initial_params()
-    quantized = qat.calibrate(graph, params, PIXELS, num_bits=3, layers={"b": {"quantize": False}}, ops=NUMPY_OPS)
+    quantized = calibrate(graph, params, PIXELS, num_bits=3, layers={"b": {"quantize": False}}, ops=NUMPY_OPS)
     found = {x.name: x for x in qat.diagnose(quantized.graph, quantized.params, PIXELS, ops=NUMPY_OPS).layers}
     assert set(found) == {"a", "b", "c"}
     assert (found["b"].weights, found["b"].weight, found["b"].weight_bits) == ((), math.inf, 0)
     assert found["b"].own == found["b"].activation
     assert found["b"].inherited < math.inf
-    quantized = qat.calibrate(graph, params, PIXELS, num_bits=3, layers={"c": {"quantize": False}}, ops=NUMPY_OPS)
+    quantized = calibrate(graph, params, PIXELS, num_bits=3, layers={"c": {"quantize": False}}, ops=NUMPY_OPS)
     last = qat.diagnose(quantized.graph, quantized.params, PIXELS, ops=NUMPY_OPS)
     assert [x.name for x in last.layers] == ["a", "b"]
     assert last.outputs[0].sqnr < 30
@@ -230,7 +229,7 @@ def test_several_inputs_and_outputs_and_a_recurrence() -> None:
 
     graph = Two().graph()
     images = tuple(RNG.integers(0, 256, (9, *node.cell.shape), np.uint8) for node in graph.inputs)
-    quantized = qat.calibrate(graph, graph.initial_params(), images, num_bits=4, ops=NUMPY_OPS)
+    quantized = calibrate(graph, graph.initial_params(), images, num_bits=4, ops=NUMPY_OPS)
     found = qat.diagnose(quantized.graph, quantized.params, images, ops=NUMPY_OPS)
     assert [x.name for x in found.outputs] == list(graph.outputs)
     assert len({x.name for x in found.layers}) == len(found.layers)
@@ -240,7 +239,7 @@ def test_several_inputs_and_outputs_and_a_recurrence() -> None:
 def test_the_float_network_it_came_from() -> None:
     """Its parameters in place of the quantized network's own, with the biases that calibration has added."""
     params = weights()
-    quantized = qat.calibrate(two_layers(), params, PIXELS, num_bits=3, bias_correction=True, ops=NUMPY_OPS)
+    quantized = calibrate(two_layers(), params, PIXELS, num_bits=3, bias_correction=True, ops=NUMPY_OPS)
     assert "a.bias" in quantized.params
     own = qat.diagnose(quantized.graph, quantized.params, PIXELS, ops=NUMPY_OPS)
     floats = qat.diagnose(quantized.graph, quantized.params, PIXELS, float_params=params, ops=NUMPY_OPS)
@@ -311,7 +310,7 @@ def test_a_range_that_one_image_has_widened() -> None:
 
 
 def test_a_range_that_clips_too_much() -> None:
-    quantized = qat.calibrate(two_layers(), weights(), PIXELS, ops=NUMPY_OPS)
+    quantized = calibrate(two_layers(), weights(), PIXELS, ops=NUMPY_OPS)
     params = {**quantized.params, "a.fake_quant.max": F(0.3) * quantized.params["a.fake_quant.max"]}
     found = qat.diagnose(quantized.graph, params, PIXELS, ops=NUMPY_OPS)
     assert what(found)["range"] == ("a",)
@@ -378,7 +377,7 @@ def test_what_half_a_range_would_leave_is_what_it_leaves() -> None:
 
 def test_wrong_questions_are_refused() -> None:
     graph = two_layers()
-    quantized = qat.calibrate(graph, weights(), PIXELS, ops=NUMPY_OPS)
+    quantized = calibrate(graph, weights(), PIXELS, ops=NUMPY_OPS)
     with pytest.raises(qat.QatError, match="is a float network, which loses nothing"):
         qat.diagnose(graph, weights(), PIXELS)
     with pytest.raises(qat.QatError, match="there are no images"):
@@ -399,8 +398,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     qat.Checkpoint(graph, params).save(folder / "float.ckpt")
     images = qat.data.load("digits").resized((1, 32, 32)).train.images[:32]
     for bits in (8, 2):
-        qat.calibrate(graph, params, images, num_bits=bits).save(folder / f"{bits}.ckpt")
-    equal = qat.calibrate(graph, params, images, equalize=True, per_channel=(False, False))
+        calibrate(graph, params, images, num_bits=bits).save(folder / f"{bits}.ckpt")
+    equal = calibrate(graph, params, images, equalize=True, per_channel=(False, False))
     history = ({"calibration": {"equalize": True}},)
     qat.Checkpoint(equal.graph, equal.params, history=history).save(folder / "equal.ckpt")
     return folder

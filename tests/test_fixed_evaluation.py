@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from calibrations import calibrate
 from frameworks import HERE
 from sequential import ALWAYS, Chain, Setup, calibrated
 
@@ -182,7 +183,7 @@ def test_a_channel_whose_gamma_is_0_is_trained_and_deployed_alike() -> None:
     params = graph.initial_params()
     params["conv.gamma"][:4], params["conv.beta"][2:6] = 0.0, 0.3
     pixels = np.random.default_rng(0).integers(0, 256, (20, 2, 6, 6), np.uint8)
-    found = qat.calibrate(graph, params, pixels, arithmetic="fixed")
+    found = calibrate(graph, params, pixels, arithmetic="fixed")
     assert differing(Setup(found.graph, found.params, pixels), "fixed") < 0.001
     backend = qat.backend(HERE[0])
     step = backend.make_step(backend.lower(found.graph, found.params), Optimizer())

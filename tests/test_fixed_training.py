@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from calibrations import calibrate
 from every_cell import EXAMPLES, quantized
 from sequential import Setup
 from test_fixed_evaluation import differing
@@ -46,7 +47,7 @@ def test_codes_of_accumulators_are_rounded_twice(quantizer: BaseActivationQuanti
 def test_what_enters_is_rounded_as_in_the_float_arithmetic(what: str) -> None:
     """As deployment does it, whatever the arithmetic."""
     options, samples = INPUTS[what]
-    checkpoint = qat.calibrate(Net(**options), Net().graph().initial_params(), samples, arithmetic="fixed")
+    checkpoint = calibrate(Net(**options), Net().graph().initial_params(), samples, arithmetic="fixed")
     integers = qat.to_integer(checkpoint.graph, checkpoint.params)
     loop = NodeLoop(checkpoint.graph, NUMPY_OPS)
     values = loop.begin(loop.pixels((samples,)))

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import test_zoo
+from calibrations import calibrate
 from every_cell import EXAMPLES, Around
 from frameworks import HERE
 from hypothesis import HealthCheck, given, seed, settings
@@ -307,7 +308,7 @@ def test_calibration_without_training(tmp_path: Path) -> None:
     graph = Net().graph()
     images = DIGITS.train.images[:64]
     for method in ("minmax", "mse"):
-        found = qat.calibrate(graph, graph.initial_params(), images, method=method, layers={"second": FLOAT})
+        found = calibrate(graph, graph.initial_params(), images, method=method, layers={"second": FLOAT})
         assert compared(found.graph, found.params, DIGITS.test.images[:50], tmp_path).passed
 
 

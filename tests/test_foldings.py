@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from calibrations import calibrate
 from sequential import Chain
 
 import qat
@@ -76,7 +77,7 @@ def test_with_a_scale_for_each_channel_the_codes_of_weights_are_the_same(setting
     own = params(graph)
 
     def integers(**folding: Any) -> Any:
-        found = qat.calibrate(graph, own, PIXELS, **settings, **folding)
+        found = calibrate(graph, own, PIXELS, **settings, **folding)
         return qat.to_integer(found.graph, found.params)
 
     folded, default = integers(bn_fold=True), integers()
@@ -91,11 +92,11 @@ def test_with_a_scale_for_each_channel_the_codes_of_weights_are_the_same(setting
 
 def test_compressed_weights_with_one_scale_are_folded() -> None:
     """A scale that has to be a power of two could not be deployed otherwise, and one scale would become one a channel."""
-    checkpoint = qat.calibrate(network(), params(network()), PIXELS)
+    checkpoint = calibrate(network(), params(network()), PIXELS)
     for quantizer in (qat.WeightQuantizer(4), qat.WeightQuantizer(4, power_of_two=True)):
         smaller = compress(checkpoint, quantizer)
         for node in qat.to_integer(smaller.graph, smaller.params).nodes:
             assert not isinstance(node, IntegerLinear) or len(set(node.weight_scale.tolist())) == 1
         assert [size.beside for size in weight_sizes(smaller.graph, smaller.params)] == [1, 1, 1]
-    apart = qat.calibrate(network(), params(network()), PIXELS, bn_fold=False, per_channel=False)
+    apart = calibrate(network(), params(network()), PIXELS, bn_fold=False, per_channel=False)
     assert [size.beside for size in weight_sizes(apart.graph, apart.params)] == [16, 16, 1]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from calibrations import calibrate
 from import_modules import EQUAL, Calls, F, X, kinds, nn, ready, torch
 
 import qat
@@ -107,7 +108,7 @@ def test_blocks_are_equal_and_so_are_their_codes(name: str, samples: int) -> Non
     images = np.random.default_rng(0).standard_normal((8, *example.shape[1:])).astype(np.float32)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", QatWarning)  # a mask has another range than scores
-        quantized = qat.calibrate(found.graph, found.params, images)
+        quantized = calibrate(found.graph, found.params, images)
     backend = qat.backend("torch")
     codes = backend.predict_codes(backend.lower(quantized.graph, quantized.params), images)
     wanted = qat.evaluate(qat.to_integer(quantized.graph, quantized.params), images)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch  # noqa: F401  (has to be imported before tensorflow)
+from calibrations import calibrate
 
 import qat
 from qat.imports.fuse import Imported, fuse
@@ -622,7 +623,7 @@ def test_the_integers_of_an_imported_network_are_equal() -> None:
     """From Keras to deployed integers: 0 codes differ between NumPy and the training backend."""
     imported = qat.import_model(filled(nested()))
     images = np.random.default_rng(0).integers(0, 256, (16, 3, 12, 12), np.uint8)
-    quantized = qat.calibrate(imported.graph, imported.params, images)
+    quantized = calibrate(imported.graph, imported.params, images)
     deployed = qat.to_integer(quantized.graph, quantized.params)
     backend = qat.backend("keras")
     codes = backend.predict_codes(backend.lower(quantized.graph, quantized.params), images)

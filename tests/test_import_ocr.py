@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from calibrations import calibrate
 from command import run
 from onnx import TensorProto, helper, numpy_helper
 
@@ -142,7 +143,7 @@ def test_it_is_imported_whole_and_deployed(network: Network, tmp_path: Path) -> 
     found = qat.import_model(path, input_shape=shape, inputs=qat.Input(shape, mean=HALF, std=HALF), images=images)
     assert found.difference.relative < ROUNDING
     assert found.graph.shapes[found.graph.outputs[0]] == given
-    quantized = qat.calibrate(found.graph, found.params, images)
+    quantized = calibrate(found.graph, found.params, images)
     for ending in ("onnx", "tflite", "c"):  # each raises where a code differs
         certificate = qat.export(quantized, tmp_path / f"net.{ending}", images=images[:4])
         assert certificate.comparisons[0].codes == 4 * np.prod(given)

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from calibrations import calibrate
 from onnx import TensorProto, helper, numpy_helper
 
 import qat
@@ -803,7 +804,7 @@ def test_a_float_export_is_imported_again_and_deployed(file_format: str, name: s
     assert np.abs(before - after).max() < ROUNDING * np.abs(before).max()
     kinds = ["Conv2dBnAct", "Conv2dBnAct", "Add", "MaxPool2d", "Activation", "Flatten", "DenseBnAct"]
     assert cells(found) == kinds, "the export has the ReLU of the addition behind the pooling, and each ReLU6 twice"
-    made = qat.calibrate(found.graph, found.params, pixels)
+    made = calibrate(found.graph, found.params, pixels)
     path = tmp_path / "integers.onnx"
     integers = qat.to_integer(made.graph, made.params)
     qat.target("ONNX").export(integers, path)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from calibrations import calibrate
 from import_modules import EQUAL, Calls, F, Residual, X, kinds, nn, ready, torch
 
 import qat
@@ -56,7 +57,7 @@ def test_all_engines_compute_the_integers_of_an_imported_network() -> None:
     module = ready(Residual())
     found = qat.import_model(module, torch.zeros(1, 3, 32, 32), tolerance=EQUAL)
     images = np.random.default_rng(0).standard_normal((8, 3, 32, 32)).astype(np.float32)
-    quantized = qat.calibrate(found.graph, found.params, images)
+    quantized = calibrate(found.graph, found.params, images)
     backend = qat.backend("torch")
     codes = backend.predict_codes(backend.lower(quantized.graph, quantized.params), images)
     wanted = qat.evaluate(qat.to_integer(quantized.graph, quantized.params), images)
@@ -89,7 +90,7 @@ def test_codes_of_an_imported_unet_are_equal_and_its_weights_go_back() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", QatWarning)  # what is joined has unlike ranges
         prepared = qat.prepare(module, calibration_images=images)
-        quantized = qat.calibrate(found.graph, found.params, images)
+        quantized = calibrate(found.graph, found.params, images)
     backend = qat.backend("torch")
     codes = backend.predict_codes(backend.lower(quantized.graph, quantized.params), images)
     wanted = qat.evaluate(qat.to_integer(quantized.graph, quantized.params), images)

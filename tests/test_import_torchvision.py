@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from calibrations import calibrate
 from frameworks import but_long
 from import_modules import EQUAL, ready, torch
 from torchvision_models import models
@@ -18,7 +19,7 @@ def test_resnet18_trains_and_deploys() -> None:
     assert [node.name for node in found.graph.nodes[1:5]] == ["conv1", "maxpool", "layer1.0.conv1", "layer1.0.conv2"]
     assert found.graph.count_trainable() == sum(tensor.numel() for tensor in module.parameters())
     images = np.random.default_rng(0).standard_normal((4, 3, 32, 32)).astype(np.float32)
-    quantized = qat.calibrate(found.graph, found.params, images)
+    quantized = calibrate(found.graph, found.params, images)
     backend = qat.backend("torch")
     codes = backend.predict_codes(backend.lower(quantized.graph, quantized.params), images)
     wanted = qat.evaluate(qat.to_integer(quantized.graph, quantized.params), images)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from calibrations import calibrate
 from frameworks import HERE, but_long
 
 import qat
@@ -95,7 +96,7 @@ def trained(network: qat.Network, samples: Any, **settings: Any) -> qat.Checkpoi
             params[name] = RNG.normal(0, 1, array.shape).astype(F)
         if name.endswith("moving_variance"):
             params[name] = RNG.uniform(0.5, 2, array.shape).astype(F)
-    return qat.calibrate(network, params, samples, **settings)
+    return calibrate(network, params, samples, **settings)
 
 
 def ties(multiplier: np.float32, low: int, high: int) -> Any:
@@ -208,7 +209,7 @@ def test_channels_are_normalised_as_by_hand(kind: str, each: str) -> None:
     expected = torch.predict(torch.lower(make(**options, dtype="float32"), params), by_hand(EACH[each]))
     largest = np.abs(expected).max()
     assert np.abs(torch.predict(torch.lower(network, params), PIXELS) - expected).max() < 1e-5 * largest
-    checkpoint = qat.calibrate(network, params, PIXELS, num_bits=16)
+    checkpoint = calibrate(network, params, PIXELS, num_bits=16)
     integers = qat.to_integer(checkpoint.graph, checkpoint.params)
     found = integers.output.grid.dequantize(qat.evaluate(integers, PIXELS))
     assert np.abs(found - expected).max() < 2e-4 * largest
@@ -268,7 +269,7 @@ def test_a_pruned_weight_stays_zero_behind_a_normalised_input() -> None:
     network, pruner = Net(**EACH["as ImageNet"]), MagnitudePruner(0.5, schedule="constant", begin=0)
     graph, params = prune_weights(network, network.graph().initial_params(0), pruner)
     params |= updated_masks(graph, params, 0)
-    checkpoint = qat.calibrate(graph, params, PIXELS)
+    checkpoint = calibrate(graph, params, PIXELS)
     conv = next(node for node in qat.to_integer(checkpoint.graph, checkpoint.params).nodes if node.name == "conv")
     mask = checkpoint.params["conv.weight_mask"]
     assert (conv.centred_weight[:, :3][mask == 0] == 0).all()  # type: ignore[attr-defined]
@@ -306,7 +307,7 @@ def test_a_number_that_is_not_finite_is_named(bad: float) -> None:
     with pytest.raises(qat.QatError, match=rf"^Net: sample 33 holds {bad} at \[2, 1, 4\], which has no code"):
         qat.evaluate(integers, samples, batch_size=8)
     with pytest.raises(qat.QatError, match=r"^Net: sample 33 holds"):
-        qat.calibrate(Net(dtype="float32"), Net().graph().initial_params(), samples)
+        calibrate(Net(dtype="float32"), Net().graph().initial_params(), samples)
     step = TORCH.make_step(TORCH.lower(checkpoint.graph, checkpoint.params), Optimizer())
     with pytest.raises(qat.QatError, match=r"^Net: sample 33 holds"):
         step(samples, np.zeros(len(samples), np.int64), 0.01)

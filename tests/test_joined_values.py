@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from calibrations import calibrate
 from frameworks import HERE
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -325,7 +326,7 @@ def test_any_joined_values_are_those_of_the_float_network_in_training_and_in_eva
         assert_close(
             outputs(graph, graph.initial_params() | weights, training=True), outputs(network, weights, training=True)
         )
-        checkpoint = qat.calibrate(network, weights, IMAGES[:4], num_bits=16)
+        checkpoint = calibrate(network, weights, IMAGES[:4], num_bits=16)
         integers = qat.to_integer(checkpoint.graph, checkpoint.params)
         deployed = integers.output.grid.dequantize(evaluate(integers, IMAGES[:4]))
         assert_close(deployed, outputs(network, weights, training=False))
@@ -349,7 +350,7 @@ def test_dropout_before_a_concat_leaves_every_part_its_mean(backend_name: str, d
     graph = joined(construct, drop=qat.Dropout(0.5), concat=qat.Concat(), **(third if dropped == "nested" else {}))
     params = graph.initial_params(0)
     if quantized:
-        checkpoint = qat.calibrate(graph, params, IMAGES)
+        checkpoint = calibrate(graph, params, IMAGES)
         graph, params = checkpoint.graph, checkpoint.params
     backend = qat.backend(backend_name)
     model = backend.lower(graph, params)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from calibrations import calibrate
 
 import qat
 from qat.data import Dataset, Split
@@ -53,7 +54,7 @@ class Needless(Pooled):
 
 GRAPH = Net().graph()
 PARAMS = GRAPH.initial_params()
-QUANTIZED = qat.calibrate(GRAPH, PARAMS, IMAGES)
+QUANTIZED = calibrate(GRAPH, PARAMS, IMAGES)
 
 
 def refused(message: str, act: Callable[..., Any], *arguments: Any) -> None:
@@ -82,7 +83,7 @@ def test_what_a_construct_takes() -> None:
 
 
 def test_a_network_in_which_nothing_is_quantized_is_not_told_to_be_converted() -> None:
-    checkpoint = qat.calibrate(Pooled(), {}, IMAGES)
+    checkpoint = calibrate(Pooled(), {}, IMAGES)
     refused(
         r"^Pooled has no cell whose numbers are quantized .*; add such a cell$",
         lambda: qat.to_integer(checkpoint.graph, checkpoint.params),
@@ -114,7 +115,7 @@ def test_parameters(change: Any, message: str, tmp_path: Path) -> None:
         refused(message, qat.backend(name).lower, GRAPH, own)
     for name in ("ONNX", "TFLITE"):
         refused(message, qat.target(name).export_float, GRAPH, own, tmp_path / "net")
-    refused(message, lambda: qat.calibrate(GRAPH, own, IMAGES))
+    refused(message, lambda: calibrate(GRAPH, own, IMAGES))
     refused(message, lambda: qat.to_integer(QUANTIZED.graph, quantized))
     assert not [*tmp_path.iterdir()]
 
@@ -125,7 +126,7 @@ def test_what_is_no_network(what: Any, tmp_path: Path) -> None:
     for act in (
         lambda: qat.convert_quant_network(what),
         lambda: qat.to_integer(what, PARAMS),
-        lambda: qat.calibrate(what, PARAMS, IMAGES),
+        lambda: calibrate(what, PARAMS, IMAGES),
         lambda: qat.backend("torch").lower(what),
         *(lambda name=name: export_float(qat.target(name), what, PARAMS, tmp_path / "x") for name in TARGETS),
     ):
@@ -175,7 +176,7 @@ def test_what_is_no_integer_graph(name: str, tmp_path: Path) -> None:
         ),
         (lambda: qat.Recipe(optimizer="adam"), r"^Recipe: optimizer is 'adam', a name; give qat.Optimizer\('adam'\)$"),
         (lambda: qat.target(None), "^file format None is unknown: choose one of ONNX"),
-        (lambda: qat.calibrate(GRAPH, PARAMS, IMAGES, percentile="99"), "^percentile is '99'; use a finite number"),
+        (lambda: calibrate(GRAPH, PARAMS, IMAGES, percentile="99"), "^percentile is '99'; use a finite number"),
         (
             lambda: Split(IMAGES, LABELS.astype(str)),
             r"^Split: labels are <U21 \(8,\); give whole or real numbers, a row for",

@@ -9,6 +9,7 @@ import every_cell
 import numpy as np
 import onnxruntime
 import pytest
+from calibrations import calibrate
 from every_cell import IMAGE, input_shapes, inputs_of, quantized
 from frameworks import HERE
 from graphs import Traced
@@ -394,7 +395,7 @@ def test_a_number_without_a_code_is_said_at_calibration_and_after_training() -> 
     images = np.random.default_rng(0).integers(0, 256, (8, 1, 6, 6), np.uint8)
     said = r"^pad: -3 has no code among those of conv\.fake_quant, whose numbers reach from 0 to "
     with pytest.warns(qat.errors.QatWarning, match=said):
-        checkpoint = qat.calibrate(network, network.graph().initial_params(), images)
+        checkpoint = calibrate(network, network.graph().initial_params(), images)
     with pytest.warns(qat.errors.QatWarning, match=said):
         warn_of_unreached_numbers(checkpoint.graph, checkpoint.params)
     with pytest.raises(qat.QatError, match=r"^pad: -3 has no code among those of pool, whose numbers reach from 0 to "):

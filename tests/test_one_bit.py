@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from calibrations import calibrate
 
 import qat
 from qat.deploy.arithmetics import arithmetic_options
@@ -159,7 +160,7 @@ def test_an_accumulator_of_0_is_positive() -> None:
 def test_calibration_deploys(activations: BaseActivationQuantizer) -> None:
     network = Padded().graph()
     settings = {"activation_quantizer": activations, "layers": {"last": {"activation_quantizer": None}}}
-    checkpoint = qat.calibrate(network, network.initial_params(), IMAGES, **settings)
+    checkpoint = calibrate(network, network.initial_params(), IMAGES, **settings)
     integers = qat.to_integer(checkpoint.graph, checkpoint.params)
     assert set(np.unique(trace_codes(integers, IMAGES, ["dense.fake_quant"])["dense.fake_quant"])) == {-1, 1}
 

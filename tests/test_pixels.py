@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from calibrations import calibrate
 
 import qat
 from qat.deploy import inference
@@ -48,7 +49,7 @@ class Net(qat.Network):
         return self.flatten(self.pool(self.conv(x)))
 
 
-QUANTIZED = qat.calibrate(Net(), Net().graph().initial_params(), RIGHT)
+QUANTIZED = calibrate(Net(), Net().graph().initial_params(), RIGHT)
 INTEGERS = qat.to_integer(QUANTIZED.graph, QUANTIZED.params)
 
 
@@ -64,7 +65,7 @@ def test_numpy(what: str) -> None:
     for use in (
         lambda x: qat.evaluate(INTEGERS, x),
         lambda x: qat.evaluate(INTEGERS, x, arithmetic="fixed"),
-        lambda x: qat.calibrate(Net(), Net().graph().initial_params(), x),
+        lambda x: calibrate(Net(), Net().graph().initial_params(), x),
     ):
         refused(what, use)
 
@@ -95,7 +96,7 @@ def test_a_batch_size_is_a_whole_number(size: Any) -> None:
 def test_every_target(name: str, tmp_path: Path) -> None:
     target, checkpoint = qat.target(name), QUANTIZED
     if name in ("ASCEND_ONNX", "AIR"):
-        checkpoint = qat.calibrate(Net(), Net().graph().initial_params(), RIGHT, profile="ascend")
+        checkpoint = calibrate(Net(), Net().graph().initial_params(), RIGHT, profile="ascend")
     integers, path = qat.to_integer(checkpoint.graph, checkpoint.params), tmp_path / f"net{TARGETS[name].suffix}"
     target.export(integers, path)
     target.predict(path, RIGHT)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from calibrations import calibrate
 from command import run
 from test_readme import run_python
 
@@ -426,7 +427,7 @@ def test_the_network_and_the_reader_of_the_documentation_work() -> None:
     names = run_python("docs/extending.md")
     graph, dataset = names["Tiny"]().graph(), names["read"]("200")
     assert len(dataset.train) == len(dataset.test) == 100
-    checkpoint = qat.calibrate(graph, graph.initial_params(), dataset.train.images)
+    checkpoint = calibrate(graph, graph.initial_params(), dataset.train.images)
     assert qat.evaluate(qat.to_integer(checkpoint.graph, checkpoint.params), dataset.test.images).shape == (100, 10)
     with pytest.raises(qat.QatError, match=r"^noise:many: give a number of samples"):
         names["read"]("many")

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from calibrations import calibrate
 from conformance import ADAPTERS, FLOAT32_SUM, Case, assert_conforms
 from frameworks import FILES_HERE, HERE
 from graphs import Traced
@@ -56,7 +57,7 @@ def test_of_equal_slopes_it_is_a_leaky_relu(slope: float) -> None:
         graph = network(cell)
         params = graph.initial_params(0)
         params |= {"act.slope": np.full(6, slope, np.float32)} if "act.slope" in params else {}
-        checkpoint = qat.calibrate(graph, params, IMAGES)
+        checkpoint = calibrate(graph, params, IMAGES)
         integers = qat.to_integer(checkpoint.graph, checkpoint.params)
         traced = trace_codes(integers, IMAGES, [node.name for node in integers.nodes])
         found.append((TORCH.predict(TORCH.lower(graph, params), IMAGES), *traced.values()))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from calibrations import calibrate
 from conformance import ADAPTERS
 from frameworks import FILES, HERE
 from graphs import Traced
@@ -256,7 +257,7 @@ def test_of_a_product_that_shares_an_inputs_grid_the_other_scale_gives_way(
 ) -> None:
     """Its multiplier is the other's scale, whatever the shared one is."""
     monkeypatch.setattr("qat.passes.to_integer.MOST_ROUNDS", 6)
-    found = qat.calibrate(ResidualGate(), ResidualGate().graph().initial_params(seed), IMAGES)
+    found = calibrate(ResidualGate(), ResidualGate().graph().initial_params(seed), IMAGES)
     integers = qat.to_integer(found.graph, found.params)
     (node,) = (each for each in integers.nodes if each.kind == "a product")
     assert not products_tie(node.inputs, node.output.grid)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import onnx
 import onnx.numpy_helper
 import pytest
+from calibrations import calibrate
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -292,7 +293,7 @@ def test_folding_calibration_and_the_float_file_see_the_masked_weights(tmp_path:
     folded.check_params(own)
     assert all((own[f"{n}.weight"][params[f"{n}.weight_mask"] == 0] == 0).all() for n in ("conv", "depthwise", "fc"))
     for options in ({}, {"equalize": True, "bias_correction": True}):
-        one, other = (qat.calibrate(graph, p, images, **options) for p in (params, dirty))
+        one, other = (calibrate(graph, p, images, **options) for p in (params, dirty))
         integers = qat.to_integer(other.graph, other.params)
         assert_zeros_are_zeros(integers, {n: a for n, a in params.items() if n.endswith("mask")})
         np.testing.assert_array_equal(

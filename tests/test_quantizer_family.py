@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from calibrations import calibrate
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
@@ -596,7 +597,7 @@ def test_a_power_of_two_deploys_as_one() -> None:
 def test_calibration_sets_what_a_quantizer_would_learn(activations: Quantizer, tmp_path: Path) -> None:
     """Without training: the grid has just room for what was seen."""
     network = Residual().graph()
-    checkpoint = qat.calibrate(network, network.initial_params(), COLOURS, activation_quantizer=activations)
+    checkpoint = calibrate(network, network.initial_params(), COLOURS, activation_quantizer=activations)
     assert_deploys(
         checkpoint.graph, checkpoint.params, TORCH.lower(checkpoint.graph, checkpoint.params), COLOURS, tmp_path
     )

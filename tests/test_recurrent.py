@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from calibrations import calibrate
 from frameworks import FILES, HERE, but_long
 
 import qat
@@ -65,7 +66,7 @@ def calibrated(kind: Any, seed: int = 0, **options: Any) -> Checkpoint:
     params |= {
         name: rng.normal(0, 0.5, array.shape).astype(F) for name, array in params.items() if name.endswith("bias")
     }
-    return qat.calibrate(graph, params, codes(50, seed))
+    return calibrate(graph, params, codes(50, seed))
 
 
 def stepped(kind: Any, checkpoint: Checkpoint, **options: Any) -> IntegerGraph:
@@ -394,7 +395,7 @@ def test_backends_train_it_alike(kind: Any, name: str) -> None:
 def test_the_cell_state_of_16_bits(tmp_path: Path) -> None:
     graph = Series(qat.LSTM(FEATURES, UNITS)).graph()
     layers = {f"rnn.{cell}": {"num_bits": (8, 16)} for cell in ("kept", "taken", "c", "start.1")}
-    checkpoint = qat.calibrate(graph, graph.initial_params(), codes(50), layers=layers)
+    checkpoint = calibrate(graph, graph.initial_params(), codes(50), layers=layers)
     integers = qat.to_integer(checkpoint.graph, checkpoint.params)
     assert next(node.output.grid.wide for node in integers.nodes if node.name == "rnn.c")
     x = codes(100, seed=3)
@@ -452,7 +453,7 @@ def test_digits_row_by_row(kind: Any, tmp_path: Path) -> None:
     recipe = Recipe(12, lr=0.01, batch_size=32, optimizer=qat.Optimizer("adam"))
     trained = train(torch, Checkpoint(graph, graph.initial_params()), data, recipe)
     accuracy = evaluate_accuracy(torch, trained, data.test)
-    checkpoint = qat.calibrate(graph, trained.params, data.train.images[:500])
+    checkpoint = calibrate(graph, trained.params, data.train.images[:500])
     assert accuracy > 0.85
     assert evaluate_accuracy(torch, checkpoint, data.test) > accuracy - 0.015
     integers = qat.to_integer(checkpoint.graph, checkpoint.params)
@@ -473,7 +474,7 @@ def test_units_are_pruned_with_all_their_gates(kind: Any) -> None:
     smaller, fewer = prune_channels(graph, params, l1_importance(graph, params), ratio=0.5)
     assert fewer["rnn.hh.n.weight" if kind is qat.GRU else "rnn.hh.g.weight"].shape == (3, 3)
     assert smaller.shapes["rnn.start.0"] == (3,)
-    checkpoint = qat.calibrate(smaller, fewer, codes(20))
+    checkpoint = calibrate(smaller, fewer, codes(20))
     assert evaluate(qat.to_integer(checkpoint.graph, checkpoint.params), codes(5)).shape == (5, 3)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import task_networks
+from calibrations import calibrate
 from frameworks import HERE, but_long
 
 import qat
@@ -582,12 +583,12 @@ def test_a_reconstruction_is_compared_with_what_the_pixels_stand_for() -> None:
     mean, std = np.array([0.1, 0.5, 0.9]), np.array([0.2, 0.5, 1.0])
     expected = (pixels / 255.0 - mean.reshape(-1, 1, 1)) / std.reshape(-1, 1, 1)
     network = Net(mean=tuple(mean), std=tuple(std))
-    checkpoint = qat.calibrate(network, network.graph().initial_params(), pixels)
+    checkpoint = calibrate(network, network.graph().initial_params(), pixels)
     for graph in (network.graph(), checkpoint.graph, qat.to_integer(checkpoint.graph, checkpoint.params)):
         (found,) = real_inputs(graph, pixels)
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
     words = RNG.integers(-500, 500, (5, 3, 4, 4), np.int16)
     network = Net(dtype="int16", scale=0.01, zero_point=7)
-    checkpoint = qat.calibrate(network, network.graph().initial_params(), words)
+    checkpoint = calibrate(network, network.graph().initial_params(), words)
     for graph in (network.graph(), qat.to_integer(checkpoint.graph, checkpoint.params)):
         np.testing.assert_allclose(real_inputs(graph, words)[0], (words - 7.0) * 0.01, rtol=1e-5, atol=1e-5)

@@ -7,6 +7,7 @@ import warnings
 
 import numpy as np
 import pytest
+from calibrations import calibrate
 from frameworks import HERE
 
 import qat
@@ -142,7 +143,7 @@ def test_pixels_beside_something_else() -> None:
     with pytest.warns(
         QatWarning, match=r"^join: .* join\.input0_fake_quant from 0 to 1 and conv\.fake_quant from 0 to 300"
     ):
-        qat.calibrate(network, params, IMAGES * 0 + 255)
+        calibrate(network, params, IMAGES * 0 + 255)
 
 
 def test_calibration_conversion_and_training_say_it_and_evaluation_does_not() -> None:
@@ -150,7 +151,7 @@ def test_calibration_conversion_and_training_say_it_and_evaluation_does_not() ->
     params = network.graph().initial_params()
     params["boxes.weight"] *= 500
     with pytest.warns(QatWarning, match=words) as found:
-        checkpoint = qat.calibrate(network, params, IMAGES)
+        checkpoint = calibrate(network, params, IMAGES)
     assert found[0].filename == __file__
     with pytest.warns(QatWarning, match=words) as found:
         qat.to_integer(checkpoint.graph, checkpoint.params)

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import reduce
-from operator import add
 from typing import Any
 
 import numpy as np
 
-from qat.analysis.ranges import Batches, in_steps
+from qat.analysis.ranges import in_steps
 from qat.cells.fake_quant import FakeQuant
 from qat.cells.linear import LinearCell
-from qat.graph import Graph, Params
+from qat.graph import Graph, Node, Params
 from qat.training.forward import NodeLoop
 from qat.vocabulary.activations import TABLES
 from qat.vocabulary.numpy_ops import NUMPY_OPS
-from qat.vocabulary.ops import Array, Ops, Tensor
+from qat.vocabulary.ops import Array, Kind, Ops, Tensor
 from qat.vocabulary.rows import watched
 from qat.vocabulary.values import Value
+
+GROUPS = 16  #: of samples, whose means say how sure the mean of all is
 
 
 def with_biases(graph: Graph, params: Params) -> tuple[Graph, Params]:
@@ -37,7 +37,7 @@ def with_biases(graph: Graph, params: Params) -> tuple[Graph, Params]:
 def correct_biases(
     graph: Graph,
     params: Mapping[str, Array],
-    batches: Batches,
+    batches: Iterable[tuple[Array, ...]],
     expected: Mapping[str, ChannelMean],
     ops: Ops = NUMPY_OPS,
 ) -> Params:
@@ -45,8 +45,9 @@ def correct_biases(
 
     Nagel et al., arXiv 1906.04721, section 4.2 (empirically, as in appendix D): b += E[W x] - E[W_q x_q] for each output
     channel, cell by cell in order, so that each sees its input with all corrections before it; the means are over the
-    images and places, before the activation. Since a linear cell's mean output is its output for the mean input, only that is
-    computed. Beta takes the correction where there is batch normalisation, which keeps the graph as it is. Left alone are the
+    images and places, before the activation, and of their difference that is taken which stands out of the noise of few images
+    (``shrunk_mean``). Since a linear cell's mean output is its output for the mean input, only that is computed, for each of
+    ``GROUPS`` groups of images. Beta takes the correction where there is batch normalisation, which keeps the graph as it is. Left alone are the
     cells that are not ``correctable``.
 
     Between two such cells the images wait as the codes that are still to be used, in one byte each as a rule.
@@ -54,8 +55,8 @@ def correct_biases(
     Args:
         graph: the quantized graph.
         params: its parameters, with ranges.
-        batches: of what the network takes.
-        expected: the mean output of each correctable node in the float network.
+        batches: of what the network takes, read once.
+        expected: the mean output of each correctable node in the float network, on the same images in the same order.
         ops: the vocabulary that computes.
 
     Returns:
@@ -73,7 +74,7 @@ def correct_biases(
     for begin, end in watched(parts, len(places) * count, lambda _: count, f"{graph.name}, biases"):
         step = loop.steps[end]
         reads = {name for each in loop.steps[begin : end + 1] for name in each.node.inputs}
-        samples, total = 0, np.zeros(1)
+        sums = GroupSums("activation")
         for number, batch in enumerate(waiting or batches):
             kept = batch if isinstance(batch, dict) else {}
             values = {name: kept[name].value(ops) for name in kept if name in reads} if kept else _begun(loop, batch)
@@ -81,18 +82,17 @@ def correct_biases(
                 pass
             (name,) = step.node.inputs
             x = values[name] = values[name].settled(ops)  # the cell is linear in it
-            one = reduce(add, (x.data[i : i + 1] for i in range(len(x.data))))
-            total = total + ops.to_numpy(one, "activation").astype(np.float64)
-            samples += len(x.data)
+            sums.add(ops, (x.data[i : i + 1] for i in range(len(x.data))))
             held = {key: kept.get(key) or Kept.of(ops, y, bounds.get(key)) for key, y in values.items()}
             held |= {key: y for key, y in kept.items() if key not in reads}
             waiting[number : number + 1] = [held]
-        values = {name: x.with_data(ops.from_numpy((total / samples).astype(np.float32), "activation"))}
+        inputs = np.concatenate(sums.means).astype(np.float32)
+        values = {name: x.with_data(ops.from_numpy(inputs, "activation"))}
         loop.advance(step, context, values)
         mean = ChannelMean()
         mean.add(ops, values[step.node.name])
         key = targets[step.node.name]
-        own[key] = (own[key] + (expected[step.node.name].value - mean.value)).astype(np.float32)
+        own[key] = (own[key] + shrunk_mean(expected[step.node.name].groups - mean.groups)).astype(np.float32)
         tensors[key] = ops.from_numpy(own[key], graph.params[key].kind)
     return own
 
@@ -167,21 +167,86 @@ def correctable(graph: Graph) -> dict[str, str]:
     return targets
 
 
+def watching(ops: Ops, means: Mapping[str, ChannelMean]) -> Callable[[Node, Value], None]:
+    """What ``Observed.add`` calls for each node, to fill the means of those that have one."""
+
+    def watch(node: Node, value: Value) -> None:
+        if node.name in means:
+            means[node.name].add(ops, value)
+
+    return watch
+
+
+class GroupSums:
+    """Sums over samples, apart for each of up to ``GROUPS`` groups; sample i is in group i modulo their number.
+
+    Args:
+        kind: of what is added up, as ``Ops.to_numpy`` has it.
+
+    Attributes:
+        samples: how many there were.
+    """
+
+    def __init__(self, kind: Kind) -> None:
+        self._kind, self.samples = kind, 0
+        self._sums: list[Array] = []
+        self._counts: list[int] = []
+
+    def add(self, ops: Ops, rows: Iterable[Tensor]) -> None:
+        """Add further samples."""
+        for row in rows:
+            one, group = ops.to_numpy(row, self._kind), self.samples % GROUPS
+            self.samples += 1
+            if group == len(self._sums):
+                self._sums.append(one.astype(np.float64))
+                self._counts.append(1)
+            else:
+                self._sums[group] += one
+                self._counts[group] += 1
+
+    @property
+    def means(self) -> list[Array]:
+        """The mean sample of each group, float64."""
+        return [total / count for total, count in zip(self._sums, self._counts, strict=True)]
+
+
 class ChannelMean:
-    """The mean of each channel over several batches, before the ReLU."""
+    """The mean of each channel over several batches, before the ReLU, in groups of samples."""
 
     def __init__(self) -> None:
-        self.total: Array | float = 0.0
-        self.samples = 0
+        self._sums = GroupSums("vector")
 
     def add(self, ops: Ops, y: Value) -> None:
         """Count the outputs of one batch."""
         real = replace(y, relu=None).real(ops)
-        samples = len(real)
-        self.total = self.total + samples * ops.to_numpy(ops.channel_mean(real), "vector").astype(np.float64)
-        self.samples += samples
+        self._sums.add(ops, (ops.channel_mean(real[i : i + 1]) for i in range(len(real))))
 
     @property
-    def value(self) -> Array | float:
-        """The mean, float64, (C,)."""
-        return self.total / self.samples
+    def samples(self) -> int:
+        """How many there were."""
+        return self._sums.samples
+
+    @property
+    def groups(self) -> Array:
+        """The mean of each group, float64, (G, C)."""
+        return np.stack(self._sums.means)
+
+
+def shrunk_mean(errors: Array) -> Array:
+    """The mean error of each channel, as far as it stands out of the noise of few images.
+
+    m max(0, 1 - s^2 / m^2), with m the mean over G groups and s its standard error: the positive-part estimator of James and
+    Stein (1961), which for a mean that cannot be told from 0 corrects nothing, and one of many images wholly.
+
+    Args:
+        errors: (G, C), of each group of images and channel.
+
+    Returns:
+        (C,), float64; of a single group its error.
+    """
+    mean: Array = errors.mean(axis=0)
+    if len(errors) == 1:
+        return mean
+    noise = errors.var(axis=0, ddof=1) / len(errors)
+    share = np.divide(noise, mean**2, out=np.ones_like(mean), where=mean != 0.0)
+    return mean * np.maximum(0.0, 1.0 - share)

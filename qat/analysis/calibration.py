@@ -7,23 +7,35 @@ target, verify, eval-quant and train-quant go on from it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict, replace
+from functools import cached_property
+from itertools import chain
 from typing import Any
 
-from qat.analysis.bias_correction import correct_biases, float_means, with_biases
-from qat.analysis.ranges import METHODS, find_ranges
-from qat.errors import QatError
-from qat.graph import Graph, Network, Node, as_graph
+from qat.analysis.bias_correction import ChannelMean, correct_biases, float_means, watching, with_biases
+from qat.analysis.choosing import (
+    CANDIDATES,
+    FEWEST,
+    Decision,
+    Judge,
+    Wanted,
+    best,
+    held_back,
+    options,
+    some_of,
+    warn_if_ruined,
+)
+from qat.analysis.ranges import Observed
+from qat.analysis.rounding import LearnedRounding, learn_rounding, rounding_record
+from qat.graph import Graph, Network, Params, as_graph
 from qat.passes.convert_quant_network import convert_quant_network
 from qat.passes.equalize_channels import equalize_channels
 from qat.passes.unlike_ranges import warn_of_unlike_ranges
 from qat.passes.unreached_numbers import warn_of_unreached_numbers
 from qat.registry import evaluation_ops
 from qat.training.checkpoint import Checkpoint
-from qat.training.forward import IDLE, NodeLoop
-from qat.vocabulary.arrays import WORKING_BYTES, Arrays, batches_of, samples_that_fit
-from qat.vocabulary.fields import check_type
+from qat.vocabulary.arrays import WORKING_BYTES, Arrays, as_tuple, batches_of, samples_that_fit
 from qat.vocabulary.ops import Array, Ops
-from qat.vocabulary.values import Value
 
 MOST = 100  #: images at a time, however small they are
 BATCH_BYTES = 2 * WORKING_BYTES  #: that the largest tensor of a batch takes: each batch quantizes the weights anew
@@ -34,10 +46,11 @@ def calibrate(
     params: Mapping[str, Array],
     images: Arrays,
     *,
-    method: str = "minmax",
+    method: str | None = None,
     percentile: float = 99.99,
-    bias_correction: bool = False,
-    equalize: bool = False,
+    bias_correction: bool | None = None,
+    equalize: bool | None = None,
+    rounding: LearnedRounding | None = None,
     batch_size: int | None = None,
     ops: Ops | None = None,
     **settings: Any,
@@ -86,37 +99,119 @@ def calibrate(
     >>> checkpoint.graph.is_quantized, sorted(checkpoint.params)
     (True, ['conv.fake_quant.max', 'conv.weight'])
     """
-    if method not in METHODS:
-        raise QatError(f"method {method!r} is unknown: choose one of {', '.join(METHODS)}")
-    check_percentile(percentile)
+    wanted = Wanted(method, percentile, equalize, bias_correction)
     graph = as_graph(network)
     size = samples_that_fit(graph.shapes.values(), MOST, BATCH_BYTES) if batch_size is None else batch_size
-    batches = batches_of(images, graph.input_specs, size, graph.name)
+    batches_of(images, graph.input_specs, size, graph.name)
     graph.check_params(params)
-    own = dict(params)
-    if bias_correction and not graph.is_quantized:
-        graph, own = with_biases(graph, own)
-    quantized = convert_quant_network(graph, **settings)
-    if equalize:
-        own = equalize_channels(graph, own)
-    loop = NodeLoop(quantized, evaluation_ops() if ops is None else ops)
-    own = quantized.params_from(own)
-    means = float_means(quantized) if bias_correction else {}
-
-    def watch(node: Node, value: Value) -> None:
-        if node.name in means:
-            means[node.name].add(loop.ops, value)
-
-    own |= find_ranges(loop, loop.load(own, IDLE), batches, method, percentile, watch)
-    if bias_correction:
-        own = correct_biases(quantized, own, batches, means, loop.ops)
+    ops = evaluation_ops() if ops is None else ops
+    work = _Work(graph, dict(params), images, size, wanted, ops, settings)
+    own = work.with_ranges()  # of equalized channels, where they are better
+    learned: dict[str, Any] = {}
+    if rounding is not None:
+        own, rounded = learn_rounding(work.quantized, own, images, rounding, ops)
+        learned = rounding_record(rounding, rounded)
+    own = work.corrected(own)
+    quantized, own = work.deployed(own)
     warn_of_unlike_ranges(quantized, own)
     warn_of_unreached_numbers(quantized, own)
-    return Checkpoint(quantized, own)
+    return Checkpoint(quantized, own, history=({"calibration": work.record()} | learned,))
 
 
-def check_percentile(percentile: float) -> None:
-    """Raise QatError unless a range can end at this percentile."""
-    check_type("percentile", percentile, float)
-    if not 50.0 < percentile <= 100.0:
-        raise QatError(f"percentile is {percentile}; use a number above 50, where a range is empty, and up to 100")
+class _Work:
+    """A calibration, step by step. What is chosen becomes a part of ``wanted``.
+
+    Attributes:
+        quantized: the quantized graph; where biases may be corrected, each cell that had none has one of 0.
+        wanted: the settings, those that were chosen among them.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        params: Params,
+        images: Arrays,
+        size: int,
+        wanted: Wanted,
+        ops: Ops,
+        settings: Mapping[str, Any],
+    ) -> None:
+        self._count = len(as_tuple(images)[0])
+        self.wanted = wanted if self._count >= FEWEST else wanted.without_choice()
+        self._ops, self._settings, self._given = ops, settings, graph
+        self._splits = self.wanted.open
+        used, held = held_back(images) if self._splits else (images, some_of(images))
+        self._held_count = len(as_tuple(held)[0]) if self._splits else 0
+        self._used, self._held = (batches_of(x, graph.input_specs, size, graph.name) for x in (used, held))
+        self._decisions: list[Decision] = []
+        self._graph, self._params = graph, params
+        if self.wanted.bias_correction is not False and not graph.is_quantized:
+            self._graph, self._params = with_biases(graph, params)
+        self.quantized = convert_quant_network(self._graph, **settings)
+        self._means = float_means(self.quantized) if self.wanted.bias_correction is not False else {}
+
+    @cached_property
+    def _judge(self) -> Judge:
+        return Judge(self.quantized, self.quantized.params_from(self._params), self._held, self._ops)
+
+    def with_ranges(self) -> Params:
+        """Channels equalized or not, and ranges: the best pair of both."""
+        wanted = self.wanted
+        equalize, methods = options(wanted.equalize, (False, True)), options(wanted.method, CANDIDATES)
+        seen = {each: self._observed(each) for each in equalize}
+        tried = {(e, m): seen[e][0].with_ranges(m, wanted.percentile) for e in equalize for m in methods}
+        errors = {key: self._judge.error(own) for key, own in tried.items()} if len(tried) > 1 else {}
+        equalized, method = best(errors) if errors else next(iter(tried))
+        if wanted.method is None:
+            self._decide("method", {m: errors[equalized, m] for m in methods}, method)
+        if wanted.equalize is None:
+            self._decide("equalize", {e: min(errors[e, m] for m in methods) for e in equalize}, equalized)
+        observed, self._means = seen[equalized]
+        if self._splits:  # final ranges are those of all images, as are corrections that nobody has to choose
+            observed.add(self._ops, self._held, watching(self._ops, self._means if wanted.bias_correction else {}))
+        own = observed.with_ranges(method, wanted.percentile)
+        if wanted.method not in (None, "minmax"):
+            warn_if_ruined(self._judge, method, own, observed.with_ranges("minmax", wanted.percentile))
+        self.wanted = replace(wanted, method=method, equalize=equalized)
+        return own
+
+    def _observed(self, equalized: bool) -> tuple[Observed, dict[str, ChannelMean]]:
+        """The float network on the images that are used, and the means that biases are corrected by."""
+        own = equalize_channels(self._graph, self._params) if equalized else self._params
+        observed = Observed(self.quantized, self.quantized.params_from(own), self.wanted.method != "minmax")
+        means = float_means(self.quantized) if self.wanted.bias_correction is not False else {}
+        observed.add(self._ops, self._used, watching(self._ops, means))
+        return observed, means
+
+    def corrected(self, own: Params) -> Params:
+        """Biases corrected, where that was asked for or makes the outputs err less."""
+        chosen = self.wanted.bias_correction
+        if chosen is False:
+            return own
+        batches = chain(self._used, self._held) if chosen and self._splits else self._used
+        found = correct_biases(self.quantized, own, batches, self._means, self._ops)
+        if chosen is None:
+            errors = {each: self._judge.error(params) for each, params in ((False, own), (True, found))}
+            chosen = best(errors)
+            self._decide("bias_correction", errors, chosen)
+            self.wanted = replace(self.wanted, bias_correction=chosen)
+        return found if chosen else own
+
+    def _decide(self, setting: str, errors: Mapping[Any, float], chosen: str | bool) -> None:
+        self._decisions.append(Decision.of(setting, errors, chosen))
+
+    def deployed(self, own: Params) -> tuple[Graph, Params]:
+        """The quantized graph, without biases that took no correction, and its parameters."""
+        if self.wanted.bias_correction or self._graph is self._given:
+            return self.quantized, own
+        quantized = convert_quant_network(self._given, **self._settings)
+        return quantized, {name: own[name] for name in quantized.params}
+
+    def record(self) -> dict[str, Any]:
+        """For a checkpoint's history: the settings, on how many images, and by what they were chosen."""
+        return {
+            "images": self._count,
+            "held_back": self._held_count,
+            **asdict(self.wanted),
+            "decisions": [asdict(each) for each in self._decisions],
+        }

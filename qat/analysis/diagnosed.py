@@ -115,6 +115,10 @@ class Diagnosis:
     outputs: tuple[Output, ...]
     advice: tuple[Advice, ...]
 
+    def __repr__(self) -> str:
+        found = ", ".join(f"{x.name}: {x.sqnr:.1f} dB" for x in self.outputs)
+        return f"Diagnosis of {self.network} on {self.samples:,} samples, {len(self.layers)} layers, {found}"
+
     @property
     def by_blame(self) -> tuple[Layer, ...]:
         """The layers, the most to blame first."""

@@ -25,7 +25,8 @@ from qat.analysis.agreement import Agreement, Channels, Codes
 from qat.analysis.diagnosed import Diagnosis, Layer, Output
 from qat.cells.base import Context
 from qat.cells.fake_quant import FakeQuant
-from qat.cells.linear import MASK, LinearCell, WeightedCell
+from qat.cells.linear import LinearCell, WeightedCell
+from qat.cells.weight_codes import MASK
 from qat.errors import QatError
 from qat.graph import Graph, Network, Node, Params, as_graph
 from qat.integer import Evaluator, IntegerTensor

@@ -12,8 +12,8 @@ import numpy as np
 from qat.cells.base import Context
 from qat.cells.fake_quant import FakeQuant
 from qat.errors import QatError
-from qat.graph import Node, Params
-from qat.training.forward import NodeLoop
+from qat.graph import Graph, Node, Params
+from qat.training.forward import IDLE, NodeLoop
 from qat.vocabulary.ops import Array, Ops, Tensor
 from qat.vocabulary.values import Value
 
@@ -30,52 +30,61 @@ Batches = Sequence[tuple[Array, ...]]  #: samples (N, ...), one array for each i
 Range = tuple[float, float]  #: low and high
 
 
-def find_ranges(
-    loop: NodeLoop,
-    context: Context,
-    batches: Batches,
-    method: str,
-    percentile: float,
-    watch: Callable[[Node, Value], None] = lambda node, value: None,
-) -> Params:
-    """The state of every fake quantizer, with the range that the method of ``calibrate`` finds for it.
-
-    One pass over the images: of each activation the ends and, where the method asks for it, a histogram are kept.
+@dataclass(eq=False)
+class Observed:
+    """What the activations of a float network were on some images: enough to find their ranges by any method.
 
     Args:
-        loop: of the quantized graph.
-        context: of a pass in which every quantizer is idle.
-        batches: uint8 pixels.
-        method: one of ``METHODS``.
-        percentile: for the method of that name.
-        watch: is given every node with what it gives, in every batch.
-
-    Returns:
-        The state by full name, float32.
-
-    Raises:
-        QatError: where a number is not finite.
+        graph: the quantized graph.
+        params: its parameters; ranges need not be there.
+        counting: whether histograms are kept beside the ends, which every method but "minmax" needs.
     """
-    cells = {node.cell_name: node.cell for node in loop.graph.nodes if isinstance(node.cell, FakeQuant)}
-    found = {name: Histogram() for name in cells}
-    for batch in batches:
-        for node, values in in_steps(loop, context, loop.begin(loop.pixels(batch))):
-            watch(node, values[node.name])
-            if node.cell_name in found:
-                x = values[node.name] = Value(values[node.name].real(loop.ops))  # once for all that follows
-                _observe(loop.ops, found[node.cell_name], node, x, counting=method != "minmax")
-    choose: dict[str, Callable[[FakeQuant, Histogram], Range]] = {
-        "minmax": lambda _, histogram: histogram.ends,
-        "percentile": lambda _, histogram: histogram.percentile_range(percentile),
-        "mse": mse_range,
-        "entropy": entropy_range,
-    }
-    state: Params = {}
-    for name, cell in cells.items():
-        ends = choose[method](cell, found[name])
-        own = cell.quantizer.calibrated(*ends, cell.non_negative)
-        state |= {f"{name}.{local}": np.array(value, np.float32) for local, value in own.items()}
-    return state
+
+    graph: Graph
+    params: Params
+    counting: bool
+    histograms: dict[str, Histogram] = field(default_factory=dict)
+
+    def add(self, ops: Ops, batches: Batches, watch: Callable[[Node, Value], None] = lambda node, value: None) -> None:
+        """Run the float network on more images.
+
+        Args:
+            ops: the vocabulary that computes.
+            batches: of what the network takes.
+            watch: is given every node with what it gives, in every batch.
+
+        Raises:
+            QatError: where a number is not finite.
+        """
+        loop = NodeLoop(self.graph, ops)
+        context = loop.load(self.params, IDLE)
+        for batch in batches:
+            for node, values in in_steps(loop, context, loop.begin(loop.pixels(batch))):
+                watch(node, values[node.name])
+                if isinstance(node.cell, FakeQuant):
+                    x = values[node.name] = Value(values[node.name].real(ops))  # once for all that follows
+                    histogram = self.histograms.setdefault(node.cell_name, Histogram())
+                    _observe(ops, histogram, node, x, counting=self.counting)
+
+    def with_ranges(self, method: str, percentile: float) -> Params:
+        """The parameters, with the state of every fake quantizer as a method of ``calibrate`` finds it, float32.
+
+        Args:
+            method: one of ``METHODS``.
+            percentile: for the method of that name.
+        """
+        choose: dict[str, Callable[[FakeQuant, Histogram], Range]] = {
+            "minmax": lambda _, histogram: histogram.ends,
+            "percentile": lambda _, histogram: histogram.percentile_range(percentile),
+            "mse": mse_range,
+            "entropy": entropy_range,
+        }
+        found = dict(self.params)
+        cells = {node.cell_name: node.cell for node in self.graph.nodes if isinstance(node.cell, FakeQuant)}
+        for name, cell in cells.items():
+            own = cell.quantizer.calibrated(*choose[method](cell, self.histograms[name]), cell.non_negative)
+            found |= {f"{name}.{local}": np.array(value, np.float32) for local, value in own.items()}
+        return found
 
 
 def in_steps(

@@ -63,6 +63,7 @@ class Context:
     quantizes: bool = True  #: False: every quantizer is idle, and observes nothing
     quantized: dict[str, Quantized] = field(default_factory=dict)  #: what a loss may look at, by the quantizer's name
     arithmetic: str = "float"  #: the graph's, in which accumulators become codes
+    drop: float = 0.0  #: the share of each activation's numbers that its fake quantizer lets through as they are
 
 
 @dataclass(frozen=True)

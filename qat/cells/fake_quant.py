@@ -72,7 +72,11 @@ class FakeQuant(Cell):
         scope.note("", Quantized(quantizer, x, own, features, shared))
         if scope.context.arithmetic == "fixed":
             x = x.in_fixed_arithmetic()
-        return quantizer.quantize(ops, x, own, shared, self.non_negative, features)
+        y = quantizer.quantize(ops, x, own, shared, self.non_negative, features)
+        if scope.context.drop:
+            real = x.real(ops)
+            return Value(real + ops.drop(y.real(ops) - real, scope.context.drop))
+        return y
 
     def _shared(self, of_cell: Callable[[str, str], Tensor | None]) -> list[dict[str, Tensor]]:
         """Parameters and state of those it shares with, by local name."""

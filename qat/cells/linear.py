@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 
@@ -21,7 +21,9 @@ from qat.cells.normalization import (
     running_affine,
     running_sigma,
 )
+from qat.cells.oscillation import OscillationTracker
 from qat.cells.pruner import MagnitudePruner
+from qat.cells.weight_codes import MASK, OF_QUANTIZER, follow, of_quantizer, weight_codes
 from qat.errors import QatError
 from qat.integer import (
     Accumulator,
@@ -41,8 +43,6 @@ from qat.vocabulary.values import Value
 
 BN_FOLDS = ("two_conv", "one_conv", None)
 NEVER = 10_000_000  #: a step that training does not reach; MindSpore's default of freeze_bn
-OF_QUANTIZER = "weight_"  #: before the names of a weight quantizer's parameters
-MASK = f"{OF_QUANTIZER}mask"  #: the state of a pruner, which quantizers may look at
 
 
 class LinearCell(Cell, ABC, abstract=True):
@@ -71,6 +71,7 @@ class LinearCell(Cell, ABC, abstract=True):
     freeze_bn: int
     pruner: MagnitudePruner | None
     input_normalization: InputNormalization | None = None
+    tracker: OscillationTracker | None = None
 
     weight_kind: ClassVar[Kind]
 
@@ -99,6 +100,12 @@ class LinearCell(Cell, ABC, abstract=True):
     def stored_shape(self) -> Shape:
         """Of the weight as parameters hold it."""
         return self.weight_shape
+
+    @property
+    def _quantized_shape(self) -> Shape:
+        """Of the weight as it is quantized: over all channels that the input has."""
+        shape, further = self.weight_shape, self.input_normalization.further if self.input_normalization else 0
+        return (shape[0], shape[1] + further, *shape[2:])
 
     def outputs_first(self, ops: Ops, weight: Tensor) -> Tensor:
         """The weight, or a mask of it, of ``weight_shape``, as all that follows takes it."""
@@ -149,6 +156,8 @@ class LinearCell(Cell, ABC, abstract=True):
     def quantizer_params(self) -> dict[str, Param]:
         quantizer = self.weight_quantizer
         own = {} if quantizer is None else quantizer.params(self.weight_shape)
+        if self.tracker is not None:
+            own |= self.tracker.params(self._quantized_shape, self.weight_kind)
         return {f"{OF_QUANTIZER}{name}": param for name, param in own.items()}
 
     @property
@@ -161,9 +170,8 @@ class LinearCell(Cell, ABC, abstract=True):
 
     def deployed_parameters(self) -> int:
         """Weights, and a bias for each output where there is a bias, a batch normalisation or a shift of the input."""
-        has_bias = self.has_bias or self.has_bn
-        if self.input_normalization is not None:
-            has_bias = has_bias or self.input_normalization.has_bias
+        normalization = self.input_normalization
+        has_bias = self.has_bias or self.has_bn or (normalization is not None and normalization.has_bias)
         return self.deployed_weights + has_bias * self.out_channels
 
     def sliced(self, local: str, array: Array, outputs: Array, inputs: Array) -> Array:
@@ -181,8 +189,12 @@ class LinearCell(Cell, ABC, abstract=True):
             return params
         weight, shape = params["weight"], self.weight_shape
         bias = normalization.bias(ops, weight, params.get("bias"), shape)
-        changed = {"weight": normalization.weight(ops, weight, shape)} | ({} if bias is None else {"bias": bias})
-        return params | changed
+        return params | {"weight": normalization.weight(ops, weight, shape)} | ({} if bias is None else {"bias": bias})
+
+    def numpy_params(self, params: Mapping[str, Array]) -> dict[str, Array]:
+        """The same, of canonical arrays by local name, for NUMPY_OPS."""
+        own = {local: NUMPY_OPS.from_numpy(params[local], param.kind) for local, param in self.params().items()}
+        return self._complete(NUMPY_OPS, own)
 
     def _mask(self, ops: Ops, mask: Tensor) -> Tensor:
         """A pruner's mask of the weight that is quantized."""
@@ -242,7 +254,7 @@ class LinearCell(Cell, ABC, abstract=True):
         own = scope.params()
         if self.pruner is not None:
             own[MASK] = self._mask(ops, own[MASK])
-        own = _of_quantizer(own)
+        own = of_quantizer(own)
         training = scope.context.training
         if not (training and quantizer.observes_once) or scope.context.phase == quantizer.quant_delay:
             for name, value in quantizer.observe(ops, weight, own).items():
@@ -251,10 +263,12 @@ class LinearCell(Cell, ABC, abstract=True):
                     scope.update(f"{OF_QUANTIZER}{name}", value)
         scope.note("weight", Quantized(quantizer, weight, own, self.deployed_weights))
         if not x.codes:  # its input is not quantized (yet): the weight alone is, in real numbers
-            codes = _codes(ops, quantizer, weight, None, own)
+            codes = weight_codes(ops, quantizer, weight, None, own)
+            follow(scope, self.tracker, codes)
             weight = codes.centred * ops.on_output(codes.scale, weight)
             return Value(self.apply(ops, x.real(ops), x_shape, weight, bias), relu=relu)
         codes, bias_codes = self._quantize(ops, quantizer, weight, bias, x.scale, own)
+        follow(scope, self.tracker, codes)
         return Value(self.apply(ops, x.data, x_shape, codes.centred, bias_codes), x.scale * codes.scale, relu=relu)
 
     def _normalised(self, scope: Scope, params: Mapping[str, Tensor], y: Value, learning: bool) -> Value:
@@ -324,25 +338,31 @@ class LinearCell(Cell, ABC, abstract=True):
     ) -> tuple[WeightCodes, Tensor | None]:
         """Weight and bias codes; see ``bias_floor`` for the smallest scale. ``own``: the quantizer's parameters."""
         if bias is None:
-            return _codes(ops, quantizer, weight, None, own), None
-        codes = _codes(ops, quantizer, weight, bias_floor(ops, bias, x_scale, quantizer.num_bits), own)
+            return weight_codes(ops, quantizer, weight, None, own), None
+        codes = weight_codes(ops, quantizer, weight, bias_floor(ops, bias, x_scale, quantizer.num_bits), own)
         return codes, ops.round_ste(bias / (x_scale * codes.scale))
 
-    def _deployed(
-        self, quantizer: BaseWeightQuantizer, own: Mapping[str, Array], x_scale: Array
-    ) -> tuple[WeightCodes, Array | None]:
-        """Weight and bias codes with everything folded in, by the running statistics; ``own`` for NUMPY_OPS."""
-        ops = NUMPY_OPS
-        weight, shift = own["weight"], own.get("bias")
+    def coded(self, own: Mapping[str, Array], x_scale: Array) -> tuple[Array, Array | None, WeightCodes, Array | None]:
+        """Weight and bias as deployment quantizes them, and their codes, of ``numpy_params``; x_scale: (1,), the input's."""
+        ops, quantizer = NUMPY_OPS, cast(BaseWeightQuantizer, self.weight_quantizer)
+        weight, bias = own["weight"], own.get("bias")
         if self.has_bn:
-            factor, shift = running_affine(ops, own, self.eps)
+            factor, bias = running_affine(ops, own, self.eps)
             weight = weight if self.bn_fold is None else weight * ops.on_output(factor, weight)
-        of_quantizer = _of_quantizer(own)
-        of_quantizer |= quantizer.observe(ops, weight, of_quantizer)
+        of_own = of_quantizer(own)
+        of_own |= quantizer.observe(ops, weight, of_own)
+        if self.has_bn and self.bn_fold is None:
+            return weight, bias, weight_codes(ops, quantizer, weight, None, of_own), None
+        return weight, bias, *self._quantize(ops, quantizer, weight, bias, x_scale, of_own)
+
+    def _deployed(self, own: Mapping[str, Array], x_scale: Array) -> tuple[WeightCodes, Array | None]:
+        """Weight and bias codes with everything folded in, by the running statistics; ``own`` for NUMPY_OPS."""
+        _, shift, codes, bias_codes = self.coded(own, x_scale)
         if not self.has_bn or self.bn_fold is not None:
-            return self._quantize(ops, quantizer, weight, shift, x_scale, of_quantizer)
+            return codes, bias_codes
         # w was quantized by itself: |factor| goes into its scale, and the sign into its codes.
-        centred, scale, zero_point = _codes(ops, quantizer, weight, None, of_quantizer)
+        ops, quantizer, (centred, scale, zero_point) = NUMPY_OPS, cast(Any, self.weight_quantizer), codes
+        factor, _ = running_affine(ops, own, self.eps)
         floor = np.maximum(bias_floor(ops, shift, x_scale, quantizer.num_bits), np.float32(SMALLEST_SCALE))
         product = scale * np.abs(factor)
         scale = np.maximum(product, floor)
@@ -362,11 +382,9 @@ class LinearCell(Cell, ABC, abstract=True):
                 f"{name}: its {missing} has no quantizer, so that it cannot be computed in integers; convert the network "
                 "with convert_quant_network, and keep after_fake=True on the cells before it"
             )
-        outputs = self.out_channels
-        own = {local: NUMPY_OPS.from_numpy(params[local], param.kind) for local, param in self.params().items()}
-        own = self._complete(NUMPY_OPS, own)
+        outputs, own = self.out_channels, self.numpy_params(params)
         with np.errstate(over="ignore", invalid="ignore"):
-            codes, bias_codes = self._deployed(quantizer, own, np.full(1, x.grid.scale, np.float32))
+            codes, bias_codes = self._deployed(own, np.full(1, x.grid.scale, np.float32))
         if not np.isfinite(codes.scale).all():
             largest = max(float(np.abs(array).max()) for array in own.values())
             raise QatError(
@@ -397,19 +415,6 @@ class LinearCell(Cell, ABC, abstract=True):
         return Accumulator(finish, name, self.output_shape(x.shape), x.grid.scale * scale, relu)
 
 
-def _of_quantizer(params: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A weight quantizer's parameters among those of its cell, by the quantizer's own names; and the mask, if there is one."""
-    return {name[len(OF_QUANTIZER) :]: value for name, value in params.items() if name.startswith(OF_QUANTIZER)}
-
-
-def _codes(
-    ops: Ops, quantizer: BaseWeightQuantizer, weight: Tensor, floor: Tensor | None, own: Mapping[str, Tensor]
-) -> WeightCodes:
-    """The codes of a weight; that of a pruned one is 0, whether the quantizer has a code for 0 or not."""
-    codes, mask = quantizer.quantize(ops, weight, floor, own), own.get(MASK[len(OF_QUANTIZER) :])
-    return codes if mask is None else codes._replace(centred=codes.centred * mask)
-
-
 @dataclass(frozen=True)
 class Channels:
     """The fields that a cell with a trained weight begins with."""
@@ -438,6 +443,7 @@ class WeightedCell(LinearCell, Channels, abstract=True):
     freeze_bn: int = NEVER
     pruner: MagnitudePruner | None = None
     input_normalization: InputNormalization | None = None
+    tracker: OscillationTracker | None = None
 
     def quantized(self, quantizer: BaseWeightQuantizer, bn_fold: str | None, freeze_bn: int) -> WeightedCell:
-        return replace(self, weight_quantizer=quantizer, bn_fold=bn_fold, freeze_bn=freeze_bn)
+        return replace(self, weight_quantizer=quantizer, bn_fold=bn_fold, freeze_bn=freeze_bn, tracker=None)

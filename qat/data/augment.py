@@ -13,6 +13,7 @@ from qat.data.pictures_augmented import ONE_BY_ONE, changed_one_by_one
 from qat.errors import QatError
 from qat.vocabulary.arrays import as_tuple
 from qat.vocabulary.fields import check_fields
+from qat.vocabulary.listing import dimensions
 from qat.vocabulary.ops import Array
 from qat.vocabulary.rows import Rows
 
@@ -89,7 +90,7 @@ class Augmentation:
         what = f"augment {' '.join(self.kinds)}" if self.kinds else "augmentation"
         shape, dtype = images[0].shape, images[0].dtype
         if len(shape) != 4 or dtype != np.uint8:
-            found = " x ".join(map(str, shape[1:]))
+            found = dimensions(shape[1:])
             raise QatError(
                 f"{what}: changes pictures, uint8 (N, C, H, W), but a sample is {dtype} {found}; leave it out"
             )

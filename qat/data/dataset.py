@@ -15,6 +15,7 @@ from qat.data.preparation import PLAIN, Preparation, prepared
 from qat.data.rows import Samples, chosen_of, in_memory
 from qat.errors import QatError
 from qat.vocabulary.arrays import Arrays, as_arrays, as_tuple
+from qat.vocabulary.listing import dimensions
 from qat.vocabulary.ops import Array
 from qat.vocabulary.rows import Rows
 
@@ -85,7 +86,7 @@ class Split:
         return labels if one else None
 
     def __repr__(self) -> str:
-        shapes = " and ".join(" x ".join(map(str, x.shape[1:])) for x in as_tuple(self.images))
+        shapes = " and ".join(dimensions(x.shape[1:]) for x in as_tuple(self.images))
         return f"Split of {len(self):,} samples of {shapes}"
 
     def __len__(self) -> int:

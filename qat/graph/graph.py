@@ -16,7 +16,8 @@ from qat.cells.base import Cell, Param, Shape
 from qat.cells.dequantize import Dequantize
 from qat.cells.fake_quant import FakeQuant
 from qat.cells.input import Input
-from qat.cells.linear import MASK, OF_QUANTIZER, LinearCell
+from qat.cells.linear import LinearCell
+from qat.cells.weight_codes import MASK, OF_QUANTIZER
 from qat.errors import QatError, shortened
 from qat.integer.fixed_point import ARITHMETICS, check_arithmetic
 from qat.names import check_name
@@ -24,6 +25,7 @@ from qat.quantizers import Quantizer
 from qat.reading import LARGEST_JSON, reason_of
 from qat.vocabulary.arrays import ArraySpec
 from qat.vocabulary.fields import check_type
+from qat.vocabulary.listing import Listing, Row, dimensions
 from qat.vocabulary.ops import Array
 from qat.vocabulary.serial import from_json
 
@@ -134,7 +136,7 @@ class Graph:
     @property
     def is_quantized(self) -> bool:
         """True after convert_quant_network."""
-        return any(_quantizers(node.cell) for node in self.nodes)
+        return any(quantizers_of(node.cell) for node in self.nodes)
 
     @cached_property
     def in_float(self) -> frozenset[str]:
@@ -154,7 +156,7 @@ class Graph:
     @property
     def quant_delay(self) -> int:
         """The step from which on every quantizer quantizes in training; 0 where there is none."""
-        return max((q.quant_delay for node in self.nodes for q in _quantizers(node.cell)), default=0)
+        return max((q.quant_delay for node in self.nodes for q in quantizers_of(node.cell)), default=0)
 
     @cached_property
     def phase_starts(self) -> tuple[int, ...]:
@@ -163,7 +165,7 @@ class Graph:
         """
         starts = {0}
         for node in self.nodes:
-            starts |= {start for quantizer in _quantizers(node.cell) for start in quantizer.phase_starts}
+            starts |= {start for quantizer in quantizers_of(node.cell) for start in quantizer.phase_starts}
             if isinstance(node.cell, LinearCell) and node.cell.has_bn:
                 starts.add(node.cell.freeze_bn)
         return tuple(sorted(starts))
@@ -337,15 +339,33 @@ class Graph:
         """Sixteen hexadecimal digits that differ between different graphs."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
 
-    def __str__(self) -> str:
-        rows = [("node", "cell", "inputs", "output shape", "parameters")]
+    @property
+    def _listing(self) -> Listing:
+        rows = []
         for node in self.nodes:
             count = sum(math.prod(p.shape) for p in node.cell.params().values() if p.trainable)
-            shape = " x ".join(map(str, self.shapes[node.name]))
-            rows.append((node.name, node.cell.describe, ", ".join(node.inputs), shape, f"{count:,}" if count else ""))
-        widths = [max(len(row[i]) for row in rows) for i in range(4)]
-        lines = ["  ".join([*(row[i].ljust(widths[i]) for i in range(4)), row[4]]).rstrip() for row in rows]
-        return "\n".join([f"{self.name}: {self.count_trainable():,} trainable parameters", *lines])
+            kind, _, given = node.cell.describe.removesuffix(")").partition("(")
+            texts = (
+                node.name,
+                kind,
+                ", ".join(node.inputs),
+                dimensions(self.shapes[node.name]),
+                f"{count:,}" if count else "",
+            )
+            rows.append(Row(texts, given))
+        title = f"{self.name}: {self.count_trainable():,} trainable parameters"
+        return Listing(title, ("node", "cell", "inputs", "output shape", "parameters"), tuple(rows))
+
+    def __str__(self) -> str:
+        return self._listing.text
+
+    def __repr__(self) -> str:
+        kind = "quantized" if self.is_quantized else "float"
+        shapes = " and ".join(dimensions(x.shape) for x in self.input_specs)
+        return f"Graph of {self.name}, {kind}, {len(self.nodes):,} nodes, input {shapes}"
+
+    def _repr_html_(self) -> str:
+        return self._listing.html
 
 
 def check_inputs(name: str, cell: Cell, count: int) -> None:
@@ -398,7 +418,7 @@ def _is_quantizers(name: str) -> bool:
     return cell.endswith("fake_quant") or (local.startswith(OF_QUANTIZER) and local != MASK)
 
 
-def _quantizers(cell: Cell) -> list[Quantizer]:
+def quantizers_of(cell: Cell) -> list[Quantizer]:
     """The quantizers among a cell's fields."""
     values = (getattr(cell, field.name) for field in fields(cell))  # type: ignore[arg-type]
     return [value for value in values if isinstance(value, Quantizer)]

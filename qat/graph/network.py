@@ -24,6 +24,7 @@ from qat.errors import QatError, shortened
 from qat.graph.graph import Graph, Node, check_inputs, shape_of
 from qat.names import check_name
 from qat.vocabulary.activations import FUSED
+from qat.vocabulary.listing import dimensions
 from qat.vocabulary.ops import Array
 
 KNOWN = "only calls of cells, a + b, a - b, a * b, a @ b, these with numbers, -a, slices and moves (docs/cells.md) are known"
@@ -251,7 +252,7 @@ class Network:
     def __repr__(self) -> str:
         cells = len(dict(_named_cells(self, "")))
         inputs = self.inputs if isinstance(self.inputs, tuple) else (self.inputs,)
-        shapes = " and ".join(" x ".join(map(str, x.shape)) for x in inputs if isinstance(x, Input))
+        shapes = " and ".join(dimensions(x.shape) for x in inputs if isinstance(x, Input))
         return f"{type(self).__name__} of {cells} cell{'s' * (cells != 1)}" + f", input {shapes}" * bool(shapes)
 
     def graph(self) -> Graph:

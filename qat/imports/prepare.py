@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from qat import hints
 from qat.analysis.calibration import calibrate
+from qat.analysis.rounding import LearnedRounding
 from qat.deploy.interfaces import OwnLayout, TrainingBackend
 from qat.errors import QatError, shortened
 from qat.graph import Graph, Network, Params
@@ -31,7 +32,7 @@ from qat.vocabulary.ops import Array
 KEPT = 64  #: samples that a prepared model remembers, to verify exported files on
 OURS = (Network, Graph, Imported, Checkpoint)  #: what is of no framework
 #: What only ``calibrate`` takes of the settings.
-OF_CALIBRATION = {"method", "percentile", "bias_correction", "equalize", "batch_size", "ops"}
+OF_CALIBRATION = {"method", "percentile", "bias_correction", "equalize", "rounding", "batch_size", "ops"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +48,7 @@ class Origin:
         unplaced: Parameters of the float network that are none, as they were.
         joined: The arrays of the source that some of these were computed of, as they were; empty where they are plain
             constants, as the factor 1 of a batch normalisation that has none.
+        history: Of its checkpoint: how it was calibrated, where it was.
     """
 
     graph: Graph
@@ -55,6 +57,7 @@ class Origin:
     sources: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     unplaced: Params = field(default_factory=dict)
     joined: Params = field(default_factory=dict)
+    history: tuple[Mapping[str, Any], ...] = ()
 
     def __deepcopy__(self, memo: Any) -> Origin:
         return self
@@ -139,6 +142,8 @@ def prepare(
         if imported.opened is not None:
             imported.compare(as_arrays(images), tolerance=tolerance)
         ops = evaluation_ops(chosen.NAME, device_target)
+        if isinstance(rounding := settings.get("rounding"), LearnedRounding) and rounding.backend is None:
+            settings["rounding"] = replace(rounding, backend=chosen.NAME)
         checkpoint = calibrate(graph, imported.params, as_arrays(images), **{"ops": ops, **settings})
     holder = holder_of(module)
     own = holder.device_target(module) if holder is not None and device_target is None else device_target
@@ -151,7 +156,7 @@ def prepare(
     if holder is not None and trained is not None:
         trained.freeze(model, _frozen(imported, checkpoint.graph, holder, module))
     kept = tuple(x[:KEPT].copy() for x in images)
-    vars(model)["_origin"] = Origin(graph, task, kept, *_placed(imported, module))
+    vars(model)["_origin"] = Origin(graph, task, kept, *_placed(imported, module), checkpoint.history)
     return model
 
 
@@ -186,7 +191,8 @@ def checkpoint_of(model: Any) -> Checkpoint:
         model: What ``qat.prepare`` returned, or a backend's ``lower``, trained since or not.
 
     Returns:
-        The checkpoint: graph, parameters as they are now, and the number of training steps. It has no history.
+        The checkpoint: graph, parameters as they are now, and the number of training steps. Its history says how
+        ``qat.prepare`` calibrated the model, where it did.
 
     Raises:
         QatError: It is no such model.
@@ -197,7 +203,7 @@ def checkpoint_of(model: Any) -> Checkpoint:
     >>> qat.checkpoint_of(model).save("lenet.ckpt")
     """
     backend, origin = backend_of(model), origin_of(model)
-    return Checkpoint(model.graph, backend.read(model), step=model.step, task=origin.task)
+    return Checkpoint(model.graph, backend.read(model), step=model.step, history=origin.history, task=origin.task)
 
 
 def origin_of(model: Any) -> Origin:
@@ -316,7 +322,7 @@ def _imported(module: Any, example: Any, task: Task | None, **options: Any) -> t
 
 
 def _placed(imported: Imported, module: Any) -> tuple[dict[str, tuple[str, int]], Params, Params]:
-    """The last three of ``Origin``. An array has its place where it is that of the module in some layout, to the bit."""
+    """What ``Origin`` says of sources. An array has its place where it is that of the module in some layout, to the bit."""
     holder = holder_of(module)
     if holder is None:
         return {}, {}, {}

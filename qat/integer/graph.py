@@ -16,6 +16,7 @@ from qat.integer.float_layer import FloatLayer, IntegerQuantize
 from qat.integer.grid import IntegerTensor
 from qat.integer.node import IntegerNode
 from qat.vocabulary.arrays import ArraySpec
+from qat.vocabulary.listing import Listing, Row, dimensions
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +36,27 @@ class IntegerGraph:
     outputs: tuple[IntegerTensor, ...]
     name: str = "network"
     arithmetic: str = "float"
+
+    @property
+    def _listing(self) -> Listing:
+        rows = []
+        for node in self.nodes:
+            name, shape, grid = node.output
+            codes = ("real numbers", "") if grid.real else (f"{grid.qmin} to {grid.qmax}", f"{float(grid.scale):.4g}")
+            rows.append(
+                Row((name, type(node).__name__, ", ".join(x.name for x in node.inputs), dimensions(shape), *codes))
+            )
+        return Listing(repr(self), ("tensor", "node", "inputs", "shape", "codes", "scale"), tuple(rows))
+
+    def __str__(self) -> str:
+        return self._listing.text
+
+    def __repr__(self) -> str:
+        shapes = " and ".join(dimensions(x.shape) for x in self.inputs)
+        return f"IntegerGraph of {self.name}, {len(self.nodes):,} nodes, input {shapes}, {self.arithmetic} arithmetic"
+
+    def _repr_html_(self) -> str:
+        return self._listing.html
 
     @property
     def entries(self) -> tuple[IntegerInput, ...]:

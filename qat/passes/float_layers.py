@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from qat.cells.base import Context, Scope
 from qat.cells.dequantize import Dequantize
-from qat.cells.linear import MASK, LinearCell, WeightedCell
+from qat.cells.linear import LinearCell, WeightedCell
+from qat.cells.weight_codes import MASK
 from qat.errors import QatError
 from qat.graph import Graph, Node
 from qat.integer import FloatLayer, IntegerTensor

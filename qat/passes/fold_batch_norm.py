@@ -12,7 +12,8 @@ from qat.cells.base import Shape
 from qat.cells.batch_norm import BatchNorm
 from qat.cells.conv1d import Conv1dBnAct
 from qat.cells.conv2d import Conv2dBnAct
-from qat.cells.linear import MASK, LinearCell
+from qat.cells.linear import LinearCell
+from qat.cells.weight_codes import MASK
 from qat.cells.normalization import running_affine
 from qat.graph import Graph, Params
 from qat.passes.apply_masks import apply_masks

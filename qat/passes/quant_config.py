@@ -10,16 +10,18 @@ layers:                     # other values for some cells, by patterns of their 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from qat.errors import QatError, shortened
 from qat.hints import perhaps
 from qat.passes.convert_quant_network import convert_quant_network
 from qat.passes.quantizer_settings import check_settings
+from qat.quantizers import Quantizer
 from qat.reading import read_text, reading
 
 LARGEST = 1 << 16  #: bytes; a settings file is a page
@@ -83,6 +85,58 @@ def read_quant_config(path: str | Path, steps: Callable[[str, str], int] | None 
     except QatError as error:
         raise QatError(f"{path}: {error}") from None
     return settings
+
+
+def written_quant_config(settings: Mapping[str, Any]) -> str:
+    """The inverse of ``read_quant_config``: settings that differ from the defaults of ``convert_quant_network``, as YAML.
+
+    Args:
+        settings: keyword arguments of ``convert_quant_network``; quantizers are written by their class and fields.
+
+    Returns:
+        YAML; the number of bits always stands in it.
+
+    Raises:
+        QatError: where it is more than such a file may hold.
+
+    >>> from qat.passes.quant_config import written_quant_config
+    >>> print(written_quant_config({"num_bits": (4, 8), "layers": {"fc3": {"num_bits": (8, 8)}}}), end="")
+    num_bits: [4, 8]
+    layers:
+      fc3:
+        num_bits: [8, 8]
+    """
+    defaults = {name: x.default for name, x in inspect.signature(convert_quant_network).parameters.items()}
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Quantizer):
+            return plain(value.to_json())
+        if isinstance(value, Mapping):
+            return {str(name): plain(each) for name, each in value.items()}
+        if isinstance(value, (list, tuple)):
+            return plain(value[0]) if len(value) == 1 else [plain(each) for each in value]
+        return value.item() if isinstance(value, np.generic) else value
+
+    told = {"num_bits": defaults["num_bits"], **settings}
+    kept = {
+        name: plain(value)
+        for name, value in told.items()
+        if name == "num_bits" or (plain(value) != plain(defaults[name]) and not (name == "layers" and not value))
+    }
+    text: str = yaml.dump(kept, Dumper=_Dumper, sort_keys=False, default_flow_style=None, allow_unicode=True, width=200)
+    if len(text.encode()) > LARGEST:
+        raise QatError(
+            f"quant_config: settings for {len(kept.get('layers', {}))} layers take more than the {LARGEST:,} bytes that such a "
+            "file may have; join them by patterns"
+        )
+    return text
+
+
+class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
+    """Writes out what stands there twice, since an alias is refused."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 def _in_steps(settings: dict[str, Any], steps: Callable[[str, str], int]) -> dict[str, Any]:

@@ -216,6 +216,17 @@ class BaseWeightQuantizer(Quantizer, ABC):
         """
         return {}
 
+    def calibrated(self, largest: Array) -> dict[str, Array]:
+        """State for a given range, as calibration sets it; none where the range is that of the weight.
+
+        Args:
+            largest: the largest size of a weight within the range, (O,) if per_channel, else a scalar.
+
+        Returns:
+            State by local name.
+        """
+        return {}
+
     @abstractmethod
     def quantize(
         self, ops: Ops, weight: Tensor, floor: Tensor | None = None, own: Tensors | None = None
@@ -244,6 +255,13 @@ class BaseWeightQuantizer(Quantizer, ABC):
             The reason, to be put into an error message; None where it can.
         """
         return None
+
+    @property
+    def refuses_freezing(self) -> str | None:
+        """Why single codes cannot be frozen while training goes on, nor weights be drawn to their codes, in words; None where
+        they can: a weight's value is its code times one scale, from ``qmin`` to ``qmax``, with zero point 0.
+        """
+        return "its codes are not all whole steps of one scale from a fixed 0"
 
     def _mean(self, ops: Ops, x: Tensor, own: Tensors | None = None) -> Tensor:
         """Mean of numbers shaped like the weight, without the pruned places: of each output if per_channel, else of all."""

@@ -30,6 +30,9 @@ from qat.vocabulary.ops import Array, Ops, Tensor
 from qat.vocabulary.param import Param, Shape, constant
 from qat.vocabulary.values import Value
 
+STARTS = ("mean", "mse")  #: what the scale of a weight starts from
+CANDIDATES = 20  #: scales that "mse" tries
+REFINEMENTS = 3  #: of the best of them
 LEAST_SHARE = 2.0**-10  #: lower bound of a learned scale, relative to its initial value: training may diverge
 
 
@@ -96,19 +99,34 @@ class LSQWeightQuantizer(BaseWeightQuantizer):
     ``narrow_range``) and Q_P = 2^(b-1) - 1. Gradients: d(c s)/ds = c - w/s inside the range, -Q_N or Q_P outside
     (equation 3); d(c s)/dw = 1 inside, 0 outside (equation 5). The gradient of s is multiplied by 1 / sqrt(N Q_P), with
     N weights for each scale. s starts at 2 mean|w| / sqrt(Q_P) (sections 2.1 and 2.2), with the weights of the first
-    step that quantizes.
+    step that quantizes; with ``start`` "mse" at the scale whose codes have the least mean squared error, as LSQ+ does
+    (Bhalgat et al., arXiv 2004.09576, section 3.2).
 
     Parameters: "scale_change", trained, and the state "initial_scale", which is 0 before the first step; both (O,) if
-    ``per_channel``. The fields are those of ``Quantizer`` and ``BaseWeightQuantizer``.
+    ``per_channel``.
+
+    Args:
+        start: "mean", the default, or "mse": the best of 20 scales up to max|w| / Q_P, moved three times to sum(w c) /
+            sum(c c), the best scale for the codes c of the one before.
+
+    Raises:
+        QatError: for another ``start``.
 
     >>> import qat
     >>> print(qat.LSQWeightQuantizer(4, per_channel=True))
     LSQ, 4 bits, symmetric, per channel
     """
 
+    start: str = "mean"
+
     fixed: ClassVar[dict[str, bool]] = {"symmetric": True}
     label: ClassVar[str] = "LSQ"
     observes_once: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.start not in STARTS:
+            raise QatError(f"LSQWeightQuantizer: start is {self.start!r}; use one of {', '.join(map(repr, STARTS))}")
 
     @property
     def phase_starts(self) -> tuple[int, ...]:
@@ -123,11 +141,44 @@ class LSQWeightQuantizer(BaseWeightQuantizer):
         }
 
     def observe(self, ops: Ops, weight: Tensor, own: Tensors) -> dict[str, Tensor]:
-        known, size = own["initial_scale"], ops.abs(ops.stop_gradient(weight))
-        wide = {"mask": ops.cast(own["mask"], "float64")} if "mask" in own else {}
-        mean = ops.cast(self._mean(ops, ops.cast(size, "float64"), wide), "float32")  # see ``_mean_size``
-        start = ops.maximum(mean * (2.0 / math.sqrt(self.qmax)), SMALLEST_SCALE)
-        return {"initial_scale": ops.where(known > 0.0, known, start)}
+        known, fixed = own["initial_scale"], ops.cast(ops.stop_gradient(weight), "float64")  # see ``_mean_size``
+        if self.start == "mse":
+            start = ops.cast(self._least_error(ops, fixed), "float32")
+        else:
+            wide = {"mask": ops.cast(own["mask"], "float64")} if "mask" in own else {}
+            mean = ops.cast(self._mean(ops, ops.abs(fixed), wide), "float32")
+            start = mean * (2.0 / math.sqrt(self.qmax))
+        return {"initial_scale": ops.where(known > 0.0, known, ops.maximum(start, SMALLEST_SCALE))}
+
+    def _least_error(self, ops: Ops, weight: Tensor) -> Tensor:
+        """The scale with the least mean squared error, float64, of a float64 weight. Pruned weights have no error."""
+        largest = ops.output_absmax(weight)
+        largest = ops.maximum(largest if self.per_channel else ops.max(largest), SMALLEST_SCALE)
+
+        def codes(scale: Tensor) -> Tensor:
+            rounded = ops.rint(weight / ops.on_output(scale, weight))
+            return ops.minimum(ops.maximum(rounded, float(self.qmin)), float(self.qmax))
+
+        def error(scale: Tensor) -> Tensor:
+            off = codes(scale) * ops.on_output(scale, weight) - weight
+            return self._mean(ops, off * off)
+
+        best = largest * (1.0 / self.qmax)
+        least = error(best)
+        for share in range(1, CANDIDATES):
+            scale = largest * (share / CANDIDATES / self.qmax)
+            found = error(scale)
+            best, least = ops.where(found < least, scale, best), ops.minimum(found, least)
+        for _ in range(REFINEMENTS):  # the error never grows: the codes of the new scale are the nearest ones
+            c = codes(best)
+            size = self._mean(ops, c * c)
+            best = ops.where(size > 0.0, self._mean(ops, weight * c) / ops.maximum(size, 1e-12), best)
+        return best
+
+    def calibrated(self, largest: Array) -> dict[str, Array]:
+        """The smallest scale at which the range is not clipped."""
+        scale = np.maximum(largest / self.qmax, SMALLEST_SCALE)
+        return {"initial_scale": scale, "scale_change": np.zeros_like(scale)}
 
     def quantize(
         self, ops: Ops, weight: Tensor, floor: Tensor | None = None, own: Tensors | None = None
@@ -143,6 +194,10 @@ class LSQWeightQuantizer(BaseWeightQuantizer):
     def refuses_batch_norm(self, *, folded: bool) -> str | None:
         if not folded and not self.narrow_range:
             return "a negative gamma would take its lowest code out of the range; or use narrow_range=True"
+        return None
+
+    @property
+    def refuses_freezing(self) -> str | None:
         return None
 
 

@@ -83,6 +83,10 @@ class WeightQuantizer(BaseWeightQuantizer):
             return "its scales would no longer be powers of two once gamma is multiplied into them"
         return None
 
+    @property
+    def refuses_freezing(self) -> str | None:
+        return None if self.symmetric else "its zero point follows the range of the weight"
+
 
 @dataclass(frozen=True)
 class ActivationQuantizer(BaseActivationQuantizer):

@@ -1,4 +1,7 @@
-"""Post-training quantization: find ranges on training images, without training, and save the quantized checkpoint."""
+"""Post-training quantization: find ranges on training images, without training, and save the quantized checkpoint.
+
+With --target_drop, the fewest layers get more bits until no more than that is lost; settings that repeat it are written, too.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,13 @@ import sys
 from pathlib import Path
 
 from qat.cli import run_script
-from qat.files import check_writable
+from qat.files import check_writable, write_atomically
 from qat.scripts.common.calibration import add_calibration_arguments, calibrated
 from qat.scripts.common.files import load_checkpoint, load_data
 from qat.scripts.common.flags import add_backend_arguments, add_checkpoint_argument, add_data_argument
 from qat.scripts.common.printing import print_accuracies
 from qat.scripts.common.quantization import add_quantization_arguments, quantization_settings
+from qat.scripts.common.repair import add_repair_arguments, config_path, repaired, wants_repair
 from qat.scripts.common.tasks import add_task_argument, with_task
 from qat.training.loop import check_labels
 
@@ -27,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_task_argument(parser)
     add_calibration_arguments(parser)
     add_quantization_arguments(parser)
+    add_repair_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -34,12 +39,22 @@ def run(args: argparse.Namespace) -> None:
     checkpoint = with_task(args, load_checkpoint(args.ckpt_path, quantized=False))
     source = Path(args.ckpt_path)
     path = Path(args.save_path or source.with_name(f"{source.stem}_calibrated{source.suffix}"))
-    check_writable(path)
+    repairs, written = wants_repair(args), config_path(path)
+    for each in (path, written) if repairs else (path,):
+        check_writable(each)
     dataset = load_data(args.data_path, checkpoint, args)
     check_labels(checkpoint.graph, dataset, checkpoint.task)
-    result = calibrated(args, checkpoint, dataset, **quantization_settings(args))
+    settings = quantization_settings(args)
+    if repairs:
+        found = repaired(args, checkpoint, dataset, settings)
+        result = found.checkpoint
+        write_atomically(written, found.quant_config().encode())
+    else:
+        result = calibrated(args, checkpoint, dataset, **settings)
     result.save(path)
     print_accuracies(args, checkpoint, result, dataset)
+    if repairs:
+        print(f"wrote {written}, which repeats it: --quant_config")
     print(f"saved {path}")
 
 

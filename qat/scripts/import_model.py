@@ -23,6 +23,7 @@ from qat.scripts.common.flags import PREPARATION, add_data_argument, chosen_prep
 from qat.scripts.common.normalization import RAW_STD, normalization_notes, print_normalization
 from qat.scripts.common.tasks import add_task_argument, with_task
 from qat.vocabulary.arrays import as_arrays, as_tuple
+from qat.vocabulary.listing import dimensions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -89,7 +90,7 @@ def run(args: argparse.Namespace) -> None:
     if dataset is not None:
         images = as_tuple(dataset.train.images)
         imported.compare(as_arrays(tuple(x[:MOST_SAMPLES] for x in images)), tolerance=args.tolerance)
-    outputs = " and ".join(" x ".join(map(str, graph.shapes[name])) for name in graph.outputs)
+    outputs = " and ".join(dimensions(graph.shapes[name]) for name in graph.outputs)
     print(f"{graph.name}: takes {' and '.join(map(str, graph.input_specs))}, gives {outputs}")
     print_normalization(graph)
     for note in [*imported.notes, *normalization_notes(args.model, graph, imported.params, dataset)]:

@@ -14,7 +14,7 @@ from qat.analysis.metrics import learned_bits
 from qat.cli import run_script
 from qat.errors import QatError
 from qat.graph import Graph
-from qat.scripts.common import sparsity
+from qat.scripts.common import few_bits, sparsity
 from qat.scripts.common.flags import add_backend_arguments, add_checkpoint_argument, add_data_argument
 from qat.scripts.common.quantization import (
     QUANTIZATION,
@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_training_arguments(parser, lr=0.01, save_path="<ckpt_path without its ending>_quant.ckpt")
     quantization = add_quantization_arguments(parser)
     add_delay_argument(quantization)
+    few_bits.add_arguments(parser)
     sparsity.add_arguments(parser)
     budget = parser.add_argument_group(
         "budget",
@@ -60,6 +61,7 @@ def run(args: argparse.Namespace) -> None:
     checkpoint = Checkpoint.load(args.ckpt_path)
     source = Path(args.ckpt_path)
     path = Path(args.save_path or source.with_name(f"{source.stem}_quant{source.suffix}"))
+    few_bits.settle(args, checkpoint.graph)
     dataset, span = prepared(args, checkpoint, opened(args, path))
     start = _quantized(args, checkpoint) if checkpoint.graph.is_quantized else _converted(args, checkpoint, span)
     end = train_and_save(args, sparsity.with_pruner(args, start, span), dataset, path, _budget(args, start.graph))
@@ -88,7 +90,9 @@ def _budget(args: argparse.Namespace, graph: Graph) -> Objective | None:
 
 def _converted(args: argparse.Namespace, checkpoint: Checkpoint, span: Span) -> Checkpoint:
     """Where training starts from a float network."""
-    graph = qat.convert_quant_network(checkpoint.graph, **quantization_settings(args, span))
+    graph = qat.convert_quant_network(
+        checkpoint.graph, **few_bits.converting(args, checkpoint.graph, quantization_settings(args, span))
+    )
     qat.to_integer(graph, graph.observed_params())  # raises now, not after hours, where something has no quantizer
     return checkpoint.derived(graph, graph.params_from(checkpoint.params, args.seed))
 

@@ -244,6 +244,21 @@ class TrainingPasses:
             self._float_outputs = single(self._forward.run(context, self._inputs))
         return self._float_outputs
 
+    def outputs_with(self, params: Mapping[str, Tensor], *, drop: float = 0.0) -> tuple[Tensor, ...]:
+        """Real outputs of a quantized pass that observes nothing, by running statistics, with gradients to some tensors alone.
+
+        Args:
+            params: these tensors by full name, in place of the parameters; no gradient flows to the others.
+            drop: the probability with which a number of an activation is not quantized.
+        """
+        fixed = {
+            name: self.ops.stop_gradient(tensor) for name, tensor in self._context.params.items() if name not in params
+        }
+        context = replace(
+            self._context, params={**fixed, **params}, training=False, updates={}, quantized={}, drop=drop
+        )
+        return self._forward.run(context, self._inputs)
+
     @property
     def quantized(self) -> dict[str, Quantized]:
         """The input of each quantizer in the training pass, by name: "conv1.weight", "conv1.fake_quant". Quantizers that are

@@ -18,18 +18,22 @@ from qat.errors import NotFiniteError, QatError
 from qat.graph import Graph, Params
 from qat.passes.apply_masks import apply_masks
 from qat.passes.logits_graph import logits_graph
+from qat.passes.track_oscillations import track_oscillations
 from qat.passes.unlike_ranges import warn_of_unlike_ranges
 from qat.passes.unreached_numbers import warn_of_unreached_numbers
 from qat.pruning.training import PruningInTraining
+from qat.registry import evaluation_ops
 from qat.tasks import Classification, Loss, Task, evaluated_loss, main
 from qat.training.checkpoint import Checkpoint
 from qat.training.course import Course, course_of
+from qat.training.dampening import Dampened
 from qat.training.log import TrainingLog
 from qat.training.losses import Objective
 from qat.training.monitor import Epoch, Progress, best_epoch, plateau_factor, should_stop
 from qat.training.objectives import for_task
 from qat.training.optimizer import learning_rate
 from qat.training.recipe import Recipe
+from qat.training.reestimate import check_reestimation, reestimated
 from qat.training.resuming import training_record
 from qat.vocabulary.arrays import Arrays, as_arrays, as_tuple
 
@@ -92,6 +96,9 @@ def train(
                 f"train: got a {type(value).__name__} in place of a {kind.__name__}; give backend, start, dataset, recipe"
             )
     start = start if task is None else replace(start, task=task)
+    if recipe.oscillations is not None:
+        graph, params = track_oscillations(start.graph, start.params, recipe.oscillations.tracker)
+        start = replace(start, graph=graph, params=params)
     task = start.task
     check_labels(start.graph, dataset, task)
     device_target = device_target or backend.devices()[0]
@@ -107,7 +114,9 @@ def train(
     entry |= record or {}
     held = dataset.held_back(recipe.validation, recipe.seed) if recipe.validation else dataset
     course = course_of(start, held, recipe, entry, stop_after)
-    if start.progress.finished or (start.step >= course.end and not (recipe.keep_best and course.whole)):
+    check_reestimation(start.graph, recipe.reestimate_bn, len(held.train))
+    to_finish = (recipe.keep_best or recipe.reestimate_bn) and course.whole
+    if start.progress.finished or (start.step >= course.end and not to_finish):
         return start
     run = _Run(
         backend,
@@ -173,7 +182,14 @@ class _Run:
         hooks: _Hooks,
     ) -> None:
         recipe = course.recipe
-        self.backend, self.graph, self.course, self.recipe, self.data = backend, start.graph, course, recipe, data
+        self.backend, self.device_target, self.graph, self.course, self.recipe, self.data = (
+            backend,
+            device_target,
+            start.graph,
+            course,
+            recipe,
+            data,
+        )
         self.history, self.hooks, self.task, self.loss = history, hooks, start.task, loss
         self.done, self.preparation, self.class_names = start.step, start.preparation, start.class_names
         self.progress, self.best = (start.progress, start.best) if start.step else (Progress(), {})
@@ -195,6 +211,8 @@ class _Run:
         self.model = backend.lower(logits_graph(self.graph), start.params, device_target=device_target, step=start.step)
         self.pruning = PruningInTraining(backend, self.model, self.graph, recipe.slimming)
         loss_function = objective or loss or self.task.smoothed(recipe.label_smoothing).loss
+        if recipe.oscillations is not None and recipe.oscillations.dampen:
+            loss_function = Dampened(loss_function)
         self.step: Step = backend.make_step(self.model, recipe.optimizer, loss_function, compile=compile)
         if start.step:
             self.step.load_state(start.optimizer)
@@ -226,7 +244,7 @@ class _Run:
     def result(self) -> Checkpoint:
         """The checkpoint that the training ends with."""
         last = self._saved or self._snapshot()
-        if not (self.recipe.keep_best or self.recipe.early_stopping):
+        if not (self.recipe.keep_best or self.recipe.early_stopping or self.recipe.reestimate_bn):
             return last
         if self.done < self.course.total and not self.stopped_early():
             return last  # interrupted
@@ -237,6 +255,11 @@ class _Run:
             assert chosen is not None, "the last epoch counts"
             step = self.progress.epochs[chosen].step
             last = replace(last, params=self.best, best={}, optimizer={}, step=step, epoch=chosen + 1)
+        if self.recipe.reestimate_bn:
+            ops = evaluation_ops(self.backend.NAME, self.device_target)
+            last = reestimated(
+                replace(last, optimizer={}), self.data.train, self.recipe.reestimate_bn, self.recipe.seed, ops
+            )
         self._save(last)
         return last
 
@@ -246,6 +269,10 @@ class _Run:
         if self.graph.is_random:
             self.backend.seed(self.recipe.seed, self.done)
         self.pruning.before_step(self.done)
+        if self.recipe.oscillations is not None:
+            begun, delay = self.done - self.graph.quant_delay, self.graph.quant_delay
+            own = self.recipe.oscillations.scalars(self.graph, begun, self.course.total - delay)
+            self.backend.write(self.model, own)
         loss = self.step(images, targets, lr)
         self.pruning.after_step(lr)
         if not math.isfinite(loss):

@@ -159,6 +159,9 @@ class Objective(ABC):
     """
 
     tasks: ClassVar[tuple[str, ...]] = ()  #: names of the tasks that it is for; none: any
+    keeps_state: ClassVar[bool] = (
+        False  #: True: ranges and running statistics stay, and no training pass is computed for them
+    )
 
     @abstractmethod
     def terms(self, passes: TrainingPasses, targets: Any) -> dict[str, Tensor]:
@@ -199,6 +202,6 @@ def step_terms(
     """
     if isinstance(loss, Objective):
         passes = TrainingPasses(forward, params, inputs, phase, training)
-        return loss.terms(passes, targets), passes.updates
+        return loss.terms(passes, targets), {} if loss.keeps_state else passes.updates
     outputs, updates = forward(params, inputs, training=training, phase=phase)
     return {"loss": loss(forward.ops, single(outputs), targets)}, updates

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from qat.data import Augmentation
 from qat.errors import QatError
 from qat.training.optimizer import Optimizer, learning_rate
+from qat.training.oscillations import Oscillations
 from qat.vocabulary.fields import check_fields
 
 
@@ -37,6 +38,11 @@ class Recipe:
         warmup: so many steps at the beginning, the schedule's rate is multiplied by a share that rises evenly to 1 (Goyal et
             al., arXiv 1706.02677, section 2.2); default 0.
         augment: further changes of images, of ``qat.data.augment.KINDS``; none by default.
+        oscillations: count, freeze or dampen weights whose codes oscillate (``qat.Oscillations``), of quantized networks only;
+            default None: nothing of it.
+        reestimate_bn: at the end, estimate the statistics of batch normalisation anew over so many training images
+            (``qat.reestimate_batch_norm``), chosen by the seed; such a training is finished and cannot be continued. Where
+            weights are averaged (``Optimizer.ema``), the statistics are those of the averages. Default 0: keep the running ones.
 
     Raises:
         QatError: a value has another type or makes no sense, as 0 epochs.
@@ -61,6 +67,8 @@ class Recipe:
     augment_flip: bool = False
     warmup: int = 0
     augment: tuple[str, ...] = ()
+    oscillations: Oscillations | None = None
+    reestimate_bn: int = 0
 
     def __post_init__(self) -> None:
         if isinstance(self.optimizer, str):
@@ -85,9 +93,15 @@ class Recipe:
             ("validation", self.validation),
             ("early_stopping", self.early_stopping),
             ("warmup", self.warmup),
+            ("reestimate_bn", self.reestimate_bn),
         ):
             if value < 0:
                 raise QatError(f"{name} is {value}; use 0 or a positive number")
+        if self.oscillations is not None and self.optimizer.accumulate > 1:
+            raise QatError(
+                f"oscillations are counted once in a pass, but accumulate is {self.optimizer.accumulate}, so many passes a "
+                "step; leave one of the two out"
+            )
         needs = [name for name in ("early_stopping", "keep_best") if getattr(self, name)]
         needs += ["lr_schedule plateau"] if self.lr_schedule == "plateau" else []
         if needs and not self.validation:

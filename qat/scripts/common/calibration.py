@@ -3,32 +3,66 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from qat.analysis.calibration import calibrate, check_percentile
+from qat.analysis.calibration import calibrate
+from qat.analysis.choosing import FEWEST, check_percentile
 from qat.analysis.ranges import METHODS
+from qat.analysis.rounding import LearnedRounding
+from qat.console import print_table
 from qat.data import Dataset
 from qat.errors import QatError
 from qat.registry import evaluation_ops
+from qat.scripts.common.flags import boolean
 from qat.training.checkpoint import Checkpoint
 from qat.vocabulary.arrays import as_arrays, as_tuple
+
+ROUNDINGS = NEAREST, LEARNED = "nearest", "learned"
+AUTO = "auto"  #: of --method: chosen
 
 
 def add_calibration_arguments(parser: argparse.ArgumentParser) -> None:
     """How ranges are found without training."""
     calibration = parser.add_argument_group("calibration", "on training images, never on test images")
     calibration.add_argument("--images", type=int, default=1000, help="how many, at most all, chosen at random")
-    calibration.add_argument("--method", choices=METHODS, default="minmax", help="how an activation's range is found")
+    calibration.add_argument(
+        "--method",
+        choices=(AUTO, *METHODS),
+        default=AUTO,
+        help="how an activation's range is found; auto: it is chosen",
+    )
     calibration.add_argument(
         "--percentile", type=float, default=99.99, metavar="PERCENT", help="of the method of that name"
     )
+    for name, text in (
+        ("bias_correction", "take the mean error of each channel out of its bias"),
+        ("equalize", "equalize weights from channel to channel before"),
+    ):
+        calibration.add_argument(
+            f"--{name}",
+            type=boolean,
+            nargs="?",
+            const=True,
+            metavar="BOOL",
+            help=f"{text} (default: where the outputs err less with it)",
+        )
     calibration.add_argument(
-        "--bias_correction", action="store_true", help="take the mean error of each channel out of its bias"
+        "--rounding",
+        choices=ROUNDINGS,
+        default=ROUNDINGS[0],
+        help="of weights: to the nearest code, or up and down as blocks of the network ask for",
     )
-    calibration.add_argument("--equalize", action="store_true", help="equalize weights from channel to channel before")
+    calibration.add_argument(
+        "--rounding_iterations",
+        type=int,
+        default=LearnedRounding.iterations,
+        metavar="N",
+        help="of each block, where rounding is learned",
+    )
 
 
 def check_calibration(args: argparse.Namespace, dataset: Dataset) -> None:
@@ -40,6 +74,15 @@ def check_calibration(args: argparse.Namespace, dataset: Dataset) -> None:
             f"--images {args.images}: {dataset.source} has {len(dataset.train)} training images; use a number from 1 to that"
         )
     check_percentile(args.percentile)
+    if args.rounding == LEARNED:
+        learned_rounding(args)
+    elif "rounding_iterations" in args.given:
+        raise QatError("--rounding_iterations is of learned rounding; add --rounding learned, or leave it out")
+
+
+def learned_rounding(args: argparse.Namespace) -> LearnedRounding:
+    """What the arguments ask for. Raises QatError where they are out of range."""
+    return LearnedRounding(args.rounding_iterations, seed=args.seed, backend=args.backend)
 
 
 def calibrated(args: argparse.Namespace, checkpoint: Checkpoint, dataset: Dataset, **settings: Any) -> Checkpoint:
@@ -50,18 +93,61 @@ def calibrated(args: argparse.Namespace, checkpoint: Checkpoint, dataset: Datase
         checkpoint.graph,
         checkpoint.params,
         as_arrays(tuple(x[chosen] for x in as_tuple(dataset.train.images))),
-        method=args.method,
+        method=None if args.method == AUTO else args.method,
         percentile=args.percentile,
         bias_correction=args.bias_correction,
         equalize=args.equalize,
+        rounding=learned_rounding(args) if args.rounding == LEARNED else None,
         ops=evaluation_ops(args.backend, args.device_target),
         **settings,
     )
-    names = ("images", "seed", "method", "percentile", "bias_correction", "equalize")
-    record = {"calibration": {name: getattr(args, name) for name in names}}
+    record: dict[str, Any] = dict(result.history[0])
+    record["calibration"] |= {"seed": args.seed}
+    print_decisions(record["calibration"])
+    if "rounding" in record:
+        title = "learned rounding: squared error of a block's outputs, in % of them squared"
+        print_table(title, *rounded_rows(record["rounding"]))
     return replace(
         result,
         history=(record, *checkpoint.history),
         preparation=dataset.preparation or checkpoint.preparation,
         task=checkpoint.task,
     )
+
+
+def rounded_rows(record: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """What became of each block, as the columns and rows of a table. record: of a checkpoint's history."""
+    columns = ("block", "nearest", "learned", "kept", "changed", "iterations")
+    rows = [
+        (
+            block["name"],
+            f"{100 * block['before']:.3f}",
+            f"{100 * block['after']:.3f}",
+            block["kept"],
+            f"{100 * block['changed']:.1f} %",
+            str(block["iterations"]),
+        )
+        for block in record["blocks"]
+    ]
+    return columns, rows
+
+
+def print_decisions(record: Mapping[str, Any]) -> None:
+    """What a calibration chose by itself, and by what. record: as it stands in a checkpoint's history."""
+    if record["decisions"]:
+        rows = [
+            (
+                decision["setting"],
+                name,
+                "exact" if sqnr is None else f"{sqnr:.2f}",
+                "chosen" * (name == decision["chosen"]),
+            )
+            for decision in record["decisions"]
+            for name, sqnr in decision["sqnr"].items()
+        ]
+        images = f"{record['held_back']:,} of {record['images']:,} images"
+        print_table(f"Chosen by the outputs' SQNR on {images}", ("setting", "value", "SQNR in dB", ""), rows)
+    elif record["images"] < FEWEST:
+        print(
+            f"{record['images']} images are too few to choose settings by; of {FEWEST} and more some would be held back"
+        )

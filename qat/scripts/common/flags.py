@@ -21,6 +21,7 @@ from qat.networks.fitting import AUTO
 from qat.registry import BACKENDS, backend_names
 from qat.training.devices import DEVICES, available_cores
 from qat.training.lengths import Length
+from qat.vocabulary.listing import dimensions
 
 #: More workers than this make sense for fast devices alone; each takes 100 MB.
 MOST_BY_DEFAULT = 4
@@ -110,7 +111,7 @@ def fitted_network(args: argparse.Namespace, dataset: Dataset) -> Graph:
 
 def print_fitted(graph: Graph, dataset: Dataset) -> None:
     """What a network takes and gives."""
-    outputs = " and ".join(" x ".join(map(str, graph.shapes[name])) for name in graph.outputs)
+    outputs = " and ".join(dimensions(graph.shapes[name]) for name in graph.outputs)
     print(f"{graph.name} for {dataset.name}: takes {' and '.join(map(str, graph.input_specs))}, gives {outputs}")
 
 

@@ -12,6 +12,7 @@ from qat.deploy.interfaces import CountsBytes, CountsMemory
 from qat.graph import Graph
 from qat.integer import FloatLayer, IntegerGraph
 from qat.integer.memory import activation_memory
+from qat.vocabulary.listing import dimensions
 from qat.vocabulary.ops import Array
 
 
@@ -46,7 +47,7 @@ def print_summary(
 
     rows = []
     for x in layers:
-        shape = " x ".join(map(str, x.shape))
+        shape = dimensions(x.shape)
         counts = (
             x.parameters,
             x.macs,

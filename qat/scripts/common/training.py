@@ -16,8 +16,9 @@ from qat.deploy.interfaces import DataSink, TrainingBackend
 from qat.errors import QatError
 from qat.files import check_writable
 from qat.graph import Graph
+from qat.passes.track_oscillations import track_oscillations
 from qat.registry import suffixed
-from qat.scripts.common import sparsity
+from qat.scripts.common import few_bits, sparsity
 from qat.scripts.common.files import load_data, read_data
 from qat.scripts.common.flags import PREPARATION, boolean, length, print_fitted
 from qat.scripts.common.printing import note_if_guessing, print_arithmetic, print_metrics
@@ -160,6 +161,9 @@ def recipe(args: argparse.Namespace) -> Recipe:
         augment_shift=args.augment_shift,
         augment_flip=args.augment_flip,
         augment=tuple(args.augment),
+        oscillations=few_bits.oscillations(args)
+        if "dampen" in args
+        else None,  # (a flag of train-quant alone, as some below)
     )
 
 
@@ -211,6 +215,9 @@ def train_and_save(
         check_labels(start.graph, dataset, task)
     span = span_of(dataset, plan)
     plan = replace(plan, warmup=args.warmup.within(span))
+    if "reestimate_bn" in args:
+        held_back = len(dataset.train) - plan.validation
+        plan = replace(plan, reestimate_bn=few_bits.reestimated_images(args, start.graph, held_back))
     delay = start.graph.quant_delay
     if start.graph.is_quantized and delay >= span.steps:
         raise QatError(
@@ -253,6 +260,7 @@ def train_and_save(
             f"note: {checkpoint.step} steps were trained, but quantization sets in after {delay}; lower --quant_delay"
         )
     sparsity.report(checkpoint)
+    few_bits.report(checkpoint)
     print_arithmetic(checkpoint.graph)
     print_metrics(task, metrics)
     note_if_guessing(metrics, dataset.test, start.graph.name, f"use another --lr than {args.lr:g}, or more --epochs")
@@ -294,7 +302,7 @@ def _resumed(path: Path, start: Checkpoint) -> Checkpoint:
         print(f"note: there is no {path} to resume: the training begins at its first step")
         return start
     saved = Checkpoint.load(path)
-    if saved.graph != start.graph:
+    if _untracked(saved) != _untracked(start):  # training gives them their trackers
         if replace(saved.graph, arithmetic=start.graph.arithmetic) == start.graph:
             raise QatError(
                 f"{path}: was begun in the {saved.graph.arithmetic} arithmetic; give --arithmetic {saved.graph.arithmetic} to "
@@ -305,6 +313,11 @@ def _resumed(path: Path, start: Checkpoint) -> Checkpoint:
             "what it was begun with, or leave --resume out"
         )
     return saved
+
+
+def _untracked(checkpoint: Checkpoint) -> Graph:
+    """Its graph without trackers of oscillations."""
+    return track_oscillations(checkpoint.graph, checkpoint.params, None)[0]
 
 
 def _teaching(args: argparse.Namespace, backend: TrainingBackend, student: Graph, data_path: str) -> Teaching | None:

@@ -9,7 +9,8 @@ import numpy as np
 
 from qat.integer import INT32_MAX, IntegerChannelTable, IntegerMul, IntegerNode, IntegerSum
 from qat.targets.c.linear import LinearWriter, float_bits
-from qat.targets.c.text import dimensions, stored_type
+from qat.targets.c.text import stored_type
+from qat.vocabulary.listing import dimensions
 from qat.vocabulary.numpy_ops import NUMPY_OPS
 from qat.vocabulary.ops import Array
 

@@ -27,8 +27,9 @@ from qat.names import harmless
 from qat.targets.c.constants import FEW, TYPES, Constant, as_literals, as_numbers, fits
 from qat.targets.c.kernels.head import BLOCK
 from qat.targets.c.layout import Layout
-from qat.targets.c.text import WIDTH, dimensions, plain, stored_type
+from qat.targets.c.text import WIDTH, plain, stored_type
 from qat.targets.c.weights import BYTES, StoredWeights, blocks, in_blocks, in_taps, stored_weights
+from qat.vocabulary.listing import dimensions
 from qat.vocabulary.ops import Array
 
 

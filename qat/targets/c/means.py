@@ -7,7 +7,8 @@ import numpy as np
 from qat.integer import INT32_MAX, IntegerMeans
 from qat.integer.fixed_point import LongMultiplier
 from qat.targets.c.linear import LinearWriter, float_bits, small_type
-from qat.targets.c.text import dimensions, stored_type
+from qat.targets.c.text import stored_type
+from qat.vocabulary.listing import dimensions
 
 
 def add_means(writer: LinearWriter, node: IntegerMeans) -> None:

@@ -9,8 +9,9 @@ import numpy as np
 
 from qat.integer import IntegerPad, IntegerPick, IntegerRearrange
 from qat.targets.c.linear import LinearWriter, small_type
-from qat.targets.c.text import dimensions, stored_axis, stored_shape, width
+from qat.targets.c.text import stored_axis, stored_shape, width
 from qat.targets.common import no_form
+from qat.vocabulary.listing import dimensions
 from qat.vocabulary.rearrangement import as_slice
 
 COUNTERS = "ijklm"

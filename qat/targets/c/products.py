@@ -8,7 +8,7 @@ import numpy as np
 
 from qat.integer import INT32_MAX, IntegerMatMul, IntegerNorm
 from qat.targets.c.linear import LinearWriter
-from qat.targets.c.text import dimensions
+from qat.vocabulary.listing import dimensions
 
 ROOT = """\
 /* The integer next to the root of n, from 1 to 2^24. */

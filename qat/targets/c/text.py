@@ -46,11 +46,6 @@ def lines(values: Sequence[int] | Array, indent: str = "    ") -> str:
     return "\n".join([*lines, line.rstrip()])
 
 
-def dimensions(shape: Shape) -> str:
-    """ "3 x 5 x 5", for comments."""
-    return " x ".join(map(str, shape))
-
-
 def stored_shape(shape: Shape) -> Shape:
     """(C, H, W) is stored as (H, W, C), (C, L) as (L, C)."""
     return (*shape[1:], shape[0])

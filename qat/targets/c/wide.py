@@ -10,7 +10,8 @@ import numpy as np
 
 from qat.integer import INT32_MAX, IntegerConv2d, IntegerLinear
 from qat.targets.c.linear import LinearWriter, float_bits, shared, small_type
-from qat.targets.c.text import dimensions, stored_type
+from qat.targets.c.text import stored_type
+from qat.vocabulary.listing import dimensions
 from qat.vocabulary.ops import Array
 
 REQUANTIZE_LONG = """\

@@ -54,8 +54,9 @@ from qat.targets.c.kernels.main import MAIN
 from qat.targets.c.layout import scratch
 from qat.targets.c.linear import LinearWriter
 from qat.targets.c.means import add_means
-from qat.targets.c.text import MODEL, comment, ctype, dimensions, plain, stored_axis, stored_shape, stored_type, width
+from qat.targets.c.text import MODEL, comment, ctype, plain, stored_axis, stored_shape, stored_type, width
 from qat.targets.common import no_form
+from qat.vocabulary.listing import dimensions
 
 SOFTMAX = {"SOFTMAX": "uint8_t", "SOFTMAX_WIDE": "uint16_t"}  #: its kernels, and the codes that they take
 

@@ -260,6 +260,16 @@ class Writer:
         mode = self._mode((height, width), kernel, stride, dilation, padding)
         return (x, mode) if mode is not None else (self._padded(x, padding, lowest), Pad.VALID)
 
+    def _name_the_rest(self) -> None:
+        """Name what belongs to no node by the node that needs it, as "fc1@1": viewers show names, and profilers list them."""
+        taken: dict[str, int] = {}
+        for operator in reversed(self._operators):
+            owner = self.tensors[operator.outputs[0]].name.partition("@")[0]
+            for index in operator.inputs:
+                if index >= 0 and not self.tensors[index].name:
+                    taken[owner] = taken.get(owner, 0) + 1
+                    self.tensors[index].name = f"{owner}@{taken[owner]}"
+
     def model(self, outputs: Sequence[tuple[str, int]], name: str) -> Any:
         """The finished model. outputs: the names of their nodes, which are those in the signature too, and their indices."""
         for output, index in outputs:
@@ -267,6 +277,7 @@ class Writer:
                 if tensor.name == output and other not in self.inputs:  # another form of the same codes
                     tensor.name = None
             self.tensors[index].name = output
+        self._name_the_rest()
         entries = {self.tensors[index].name: index for index in self.inputs}
         codes = [
             schema.OperatorCodeT(deprecatedBuiltinCode=min(op, 127), version=OPERATORS[op], builtinCode=op)

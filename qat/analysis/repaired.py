@@ -1,0 +1,104 @@
+"""The result of ``repair``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from qat.errors import QatError
+from qat.passes.quant_config import written_quant_config
+from qat.training.checkpoint import Checkpoint
+
+
+@dataclass(frozen=True)
+class Raised:
+    """A layer that was given more bits, or a finer grid: a row of a repair.
+
+    Args:
+        layer: its name, or those of all layers whose activations share one grid, joined by " + ".
+        what: "weights" or "activations".
+        before: what it had, as "4 bits"; where its grid changes "4 bits, tensor", one scale, and "4 bits, channel".
+        after: what it has now.
+        blame: the share of the outputs' error that it caused, 0 to 1 (``qat.analysis.diagnosis``).
+        weight_bytes: of all weights of the network, with this layer and those before it raised.
+        bops: bit operations for one sample, likewise.
+        drop: what is lost then, in the measure's unit; None where nobody has measured it.
+    """
+
+    layer: str
+    what: str
+    before: str
+    after: str
+    blame: float
+    weight_bytes: int
+    bops: int
+    drop: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class Repair:
+    """What ``repair`` found.
+
+    Args:
+        checkpoint: the quantized network, calibrated with ``settings``.
+        settings: of ``convert_quant_network``, with those of the raised layers.
+        raised: the layers that were raised, the most to blame first; none where the target was met without.
+        measure: what is measured: the name of a metric, "agreement" or "SQNR".
+        unit: of a drop: "points", "dB", or "" for the metric's own.
+        limit: the most that may be lost; of an SQNR the least that has to be there.
+        baseline: what the float network has.
+        before: what the network has without anything raised.
+        after: what it has now.
+        drop_before: what was lost without anything raised, in ``unit``; of an SQNR what is missing to the limit.
+        drop: what is lost now.
+        standard_error: of ``drop``, by bootstrap over the samples; None where the measure has none.
+        weight_bytes_before: of all weights, packed, with their scales, without anything raised.
+        weight_bytes: of all weights now.
+        weight_bytes_most: with everything raised that may be.
+        bops_before: bit operations for one sample without anything raised.
+        bops: bit operations for one sample now.
+        evaluations: how many quantized networks were measured.
+        samples: on how many.
+    """
+
+    checkpoint: Checkpoint
+    settings: Mapping[str, Any]
+    raised: tuple[Raised, ...]
+    measure: str
+    unit: str
+    limit: float
+    baseline: float
+    before: float
+    after: float
+    drop_before: float
+    drop: float
+    standard_error: float | None
+    weight_bytes_before: int
+    weight_bytes: int
+    weight_bytes_most: int
+    bops_before: int
+    bops: int
+    evaluations: int
+    samples: int
+
+    def quant_config(self) -> str:
+        """The settings as a file of ``--quant_config``, which repeats the result.
+
+        Returns:
+            YAML.
+        """
+        return written_quant_config(self.settings)
+
+
+class TargetMissedError(QatError):
+    """No choice of layers within the budgets reaches what was asked for.
+
+    Args:
+        text: the message.
+        best: the nearest that was found; not the one that was asked for.
+    """
+
+    def __init__(self, text: object, best: Repair) -> None:
+        super().__init__(text)
+        self.best = best

@@ -1,0 +1,422 @@
+"""Learned rounding: whether each weight is rounded up or down, by what a block of the network gives (AdaRound, BRECQ, QDrop)."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from qat.cells.base import Context
+from qat.cells.chosen_codes import weight_grid, with_codes, with_kept_scale, with_least_error
+from qat.cells.linear import LinearCell
+from qat.errors import QatError, QatWarning
+from qat.graph import Graph, Node, Params
+from qat.passes.blocks import Block, block_graph, blocks
+from qat.registry import training_backend
+from qat.training.forward import IDLE, NodeLoop
+from qat.training.optimizer import Optimizer
+from qat.training.soft_rounding import Reconstruction, SoftWeight, beta_at, start_of
+from qat.vocabulary.arrays import WORKING_BYTES, Arrays, as_arrays, as_tuple, batches_of, samples_that_fit
+from qat.vocabulary.fields import check_fields
+from qat.vocabulary.ops import Array, Kind, Ops
+from qat.vocabulary.rows import watched
+from qat.vocabulary.values import Value
+
+HELD_BACK = 4  #: one of so many images is not learned from, and decides what is kept
+KEPT_BYTES = 1 << 30  #: that activations may take while they wait; of more images the first ones are taken
+NEAREST, LEARNED = "nearest", "learned"
+MOST = 100  #: images at a time, however small they are
+FEWEST = 4  #: images of a batch, however large they are
+PLACES = int(
+    os.environ.get("PLACES", 1 << 13)
+)  #: of a batch: what so many outputs of a channel ask for is enough for one step
+RATE = float(os.environ.get("RATE", 1e-1))  #: of Adam
+PENALTY = float(os.environ.get("LAMBDA", 1.0))  #: lambda: the largest factor of the penalty
+WARMUP = 0.2  #: the share of the iterations without penalty
+CHECKED = 20  #: iterations between two looks at the penalty
+SMALLEST_ERROR = 1e-30  #: by which an output's error is divided
+SETTLED = 1e-3  #: the mean penalty below which all weights are at one of their codes
+
+
+@dataclass(frozen=True)
+class LearnedRounding:
+    """How ``qat.calibrate`` learns which weights are rounded up and which down.
+
+    Args:
+        iterations: of each block, at most; 1000 by default.
+        batch_size: images in an iteration, at most; fewer where the pictures are large. 32 by default.
+        drop: the probability with which a number of an activation is not quantized while rounding is learned; 0.5 by default.
+        seed: of the choice of images and of what is dropped; 0 by default.
+        backend: the framework that learns, as "torch"; None, the default: the first one that is installed.
+
+    Raises:
+        QatError: where a field is out of its range.
+
+    >>> import qat
+    >>> qat.LearnedRounding(iterations=500).batch_size
+    32
+    """
+
+    iterations: int = 1000
+    batch_size: int = 32
+    drop: float = 0.5
+    seed: int = 0
+    backend: str | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        for name in ("iterations", "batch_size"):
+            if getattr(self, name) < 1:
+                raise QatError(f"LearnedRounding: {name} is {getattr(self, name)}; use a whole number of at least 1")
+        if not 0.0 <= self.drop <= 1.0:
+            raise QatError(f"LearnedRounding: drop is {self.drop}; use a probability, from 0 to 1")
+        if self.seed < 0:
+            raise QatError(f"LearnedRounding: seed is {self.seed}; use a whole number of at least 0")
+
+
+@dataclass(frozen=True)
+class RoundedBlock:
+    """What became of a block.
+
+    Attributes:
+        name: its layer, or the first and the last one.
+        before: the squared error of its outputs, in shares of what they are squared, with the nearest codes, on images that are
+            held back.
+        after: the same with learned ones.
+        kept: "learned", or what stays as better: "nearest", or "nearest, clipped" by a range with the least error.
+        changed: the share of its weights whose code is not the nearest one; 0 where those stay.
+        iterations: that were needed.
+    """
+
+    name: str
+    before: float
+    after: float
+    kept: str
+    changed: float
+    iterations: int
+
+
+def learn_rounding(
+    graph: Graph, params: Mapping[str, Array], images: Arrays, settings: LearnedRounding, ops: Ops
+) -> tuple[Params, list[RoundedBlock]]:
+    """Choose for each weight the code below or above it, so that blocks give what they give in the float network.
+
+    Block after block (``qat.passes.blocks``): h(V) between 0 and 1 is added to the lower code, and V is trained with Adam until
+    all are 0 or 1 (``qat.training.soft_rounding``). What enters a block comes from the quantized network so far, each number of
+    it, and of the activations within the block, with probability ``drop`` from the float network instead. Then the float weight
+    is moved to the middle of its code, so that nothing else has to know of it. A range with the least squared error of the
+    weights takes the place of one that holds all of them where that makes the block's error smaller.
+
+    A quarter of the images is held back; a block keeps what was learned only if its error on these becomes smaller.
+
+    Args:
+        graph: quantized.
+        params: of it, ranges known; the weights are those of the float network.
+        images: what the network takes, (N, ...), a tuple of arrays for several inputs.
+        settings: how.
+        ops: the vocabulary that evaluates.
+
+    Returns:
+        The parameters, weights moved, and what became of each block.
+
+    Raises:
+        QatError: there are fewer than two images, no weight's rounding can be learned, or no backend is installed.
+    """
+    return _Learning(graph, params, images, settings, ops).run()
+
+
+def rounding_record(settings: LearnedRounding, found: Sequence[RoundedBlock]) -> dict[str, Any]:
+    """What a checkpoint's history keeps of it."""
+    return {"rounding": {**asdict(settings), "blocks": [asdict(block) for block in found]}}
+
+
+class _Kept:
+    """What a node gives while it waits, of all images: codes in one byte where they fit, or real numbers."""
+
+    def __init__(self, ops: Ops, values: Sequence[Value]) -> None:
+        first, numbers = values[0], [x.data if x.codes else x.real(ops) for x in values]
+        data = np.concatenate([ops.to_numpy(x, "activation") for x in numbers])
+        self._ops, self._low, self._scale = ops, 0.0, np.float32(1.0)
+        self._rest = replace(first, data=None) if first.codes else Value(None)
+        if first.codes:
+            self._scale = np.float32(ops.to_numpy(first.scale, "scalar").reshape(()))
+            low = float(data.min())
+            if data.max() - low <= 255.0 and (np.rint(data) == data).all():
+                data, self._low = (data - low).astype(np.uint8), low
+        self._data = data
+
+    def _numbers(self, which: slice | Array) -> Array:
+        data = self._data[which]
+        return data if data.dtype == np.float32 else data.astype(np.float32) + np.float32(self._low)
+
+    def value(self, which: slice) -> Value:
+        """Of some images, as it was."""
+        return replace(self._rest, data=self._ops.from_numpy(self._numbers(which), "activation"))
+
+    def real(self, which: slice | Array) -> Array:
+        """Real numbers of some images, float32."""
+        found: Array = self._numbers(which) * self._scale
+        return found
+
+
+class _Learning:
+    """The state of ``learn_rounding``: what flows between two blocks, in the float network and in the quantized one.
+
+    Images up to ``learned`` are learned from, the others are held back.
+    """
+
+    def __init__(
+        self, graph: Graph, params: Mapping[str, Array], images: Arrays, settings: LearnedRounding, ops: Ops
+    ) -> None:
+        self.graph, self.settings, self.ops, self.params = graph, settings, ops, dict(params)
+        self.backend = training_backend(settings.backend)
+        self.random = np.random.default_rng(settings.seed)
+        self.loop, self.phase = NodeLoop(graph, ops), max(graph.phase_starts)
+        self.steps = {step.node.name: step for step in self.loop.steps}
+        self.idle = self.loop.load(params, IDLE)
+        self.blocks = blocks(graph)
+        self.size = samples_that_fit(graph.shapes.values(), MOST, 2 * WORKING_BYTES)
+        samples = self._samples(as_tuple(images))
+        self.count = len(samples[0])
+        self.learned = self.count - -(-self.count // HELD_BACK)
+        self.skipped: dict[str, str] = {}  # layer -> why its rounding cannot be learned
+        self.floats: dict[str, Array] = {}
+        self.quantized: dict[str, _Kept] = {}
+        self._enter(samples)
+
+    def _samples(self, images: tuple[Array, ...]) -> tuple[Array, ...]:
+        """As many of the images as there is memory for, in random order."""
+        given = len(images[0])
+        if given < 2:
+            raise QatError(
+                f"{self.graph.name}: learned rounding was given {given} image, and none is left to tell whether it helps; give at "
+                "least 2, better hundreds"
+            )
+        shapes = self.graph.shapes
+        numbers = max(sum(math.prod(shapes[name]) for name in (*block.inputs, *block.outputs)) for block in self.blocks)
+        most = max(2, KEPT_BYTES // (5 * numbers))  # float32, and a byte for a code
+        chosen = self.random.permutation(given)[:most]
+        return tuple(x[chosen] for x in images)
+
+    def _enter(self, samples: tuple[Array, ...]) -> None:
+        """Let the images enter both networks."""
+        entered: dict[str, list[Value]] = {node.name: [] for node in self.graph.inputs}
+        for batch in batches_of(as_arrays(samples), self.graph.input_specs, self.size, self.graph.name):
+            values = self.loop.begin(self.loop.pixels(batch))
+            for name, parts in entered.items():
+                self.loop.advance(self.steps[name], self.idle, values)
+                parts.append(values[name])
+        self.quantized = {name: _Kept(self.ops, parts) for name, parts in entered.items()}
+        self.floats = {name: kept.real(slice(None)) for name, kept in self.quantized.items()}
+
+    def run(self) -> tuple[Params, list[RoundedBlock]]:
+        """Learn block after block."""
+        last = {name: at for at, block in enumerate(self.blocks) for name in block.inputs}
+        found = []
+        name = f"{self.graph.name}, rounding of blocks"
+        for at, block in watched(enumerate(self.blocks), len(self.blocks), lambda _: 1, name):
+            self.floats |= self._outputs(block, self.idle, self._float_values)
+            rounded = self._rounded(block)
+            found += [] if rounded is None else [rounded]
+            self.quantized |= self._quantized_outputs(block, self.params, slice(0, self.count))
+            for name in [*self.floats]:
+                if last.get(name, -1) <= at:  # no later block reads it
+                    del self.floats[name], self.quantized[name]
+        self._say_what_is_skipped(nothing=not found)
+        return self.params, found
+
+    def _say_what_is_skipped(self, *, nothing: bool) -> None:
+        if nothing:
+            name, reason = next(
+                iter(self.skipped.items()), (self.graph.name, "it has no layer with a quantized weight")
+            )
+            raise QatError(
+                f"{name}: {reason}, so that its rounding cannot be learned, and there is no layer where it can; leave rounding "
+                "out, or use weight quantizers by range or LSQ (docs/calibration.md)"
+            )
+        if self.skipped:
+            (name, reason), *more = self.skipped.items()
+            others = f" (and so do {len(more)} others)" if more else ""
+            warnings.warn(f"{name}: keeps the nearest codes{others}, since {reason}", QatWarning, stacklevel=5)
+
+    # -- both networks, block by block ------------------------------------------------------------------------------
+
+    def _outputs(
+        self, block: Block, context: Context, values_of: Callable[[Block, slice], dict[str, Value]]
+    ) -> dict[str, Array]:
+        """Of all images the real numbers that a block gives."""
+        found: dict[str, list[Array]] = {name: [] for name in block.outputs}
+        for which in self._slices(slice(0, self.count)):
+            values = values_of(block, which)
+            self._advance(block, context, values)
+            for name, parts in found.items():
+                parts.append(self.ops.to_numpy(values[name].real(self.ops), "activation"))
+        return {name: np.concatenate(parts) for name, parts in found.items()}
+
+    def _float_values(self, block: Block, which: slice) -> dict[str, Value]:
+        return {name: Value(self.ops.from_numpy(self.floats[name][which], "activation")) for name in block.inputs}
+
+    def _quantized_outputs(self, block: Block, params: Params, images: slice) -> dict[str, _Kept]:
+        """What a block gives in the quantized network, of some images."""
+        context = self.loop.load(params, self.phase)
+        found: dict[str, list[Value]] = {name: [] for name in block.outputs}
+        for which in self._slices(images):
+            values = {name: self.quantized[name].value(which) for name in block.inputs}
+            self._advance(block, context, values)
+            for name, parts in found.items():
+                parts.append(values[name])
+        return {name: _Kept(self.ops, parts) for name, parts in found.items()}
+
+    def _slices(self, images: slice) -> Iterator[slice]:
+        for at in range(images.start, images.stop, self.size):
+            yield slice(at, min(at + self.size, images.stop))
+
+    def _advance(self, block: Block, context: Context, values: dict[str, Value]) -> None:
+        for node in block.nodes:
+            self.loop.advance(self.steps[node.name], context, values)
+
+    def _errors(self, block: Block, params: Params, images: slice) -> tuple[float, ...]:
+        """The mean squared error of each output of a block, on some images."""
+        outputs = self._quantized_outputs(block, params, images)
+        off = (kept.real(slice(None)) - self.floats[name][images] for name, kept in outputs.items())
+        return tuple(float(np.mean(each * each, dtype=np.float64)) for each in off)
+
+    def _error(self, block: Block, params: Params, images: slice) -> float:
+        """The errors, each in shares of the mean square of its output, added up."""
+        squares = (float(np.mean(self.floats[name][images] ** 2, dtype=np.float64)) for name in block.outputs)
+        return sum(e / (square or 1.0) for e, square in zip(self._errors(block, params, images), squares, strict=True))
+
+    # -- one block --------------------------------------------------------------------------------------------------
+
+    def _rounded(self, block: Block) -> RoundedBlock | None:
+        """Choose the codes of a block, and take them where that helps. None: there are none to choose."""
+        scales: dict[str, float] = {}
+        whole, clipped = dict(self.params), dict(self.params)
+        for node in block.layers:
+            cell = node.cell
+            if not (isinstance(cell, LinearCell) and "weight" in cell.float_params()):
+                continue  # a batch normalisation by itself has a weight of 1
+            try:
+                scale = self._input_scale(block, node)
+                own = with_kept_scale(cell, self._own(node, self.params), scale)
+                narrow = with_least_error(cell, own, scale)
+                for each in (own, narrow):  # that any choice has its codes is found out before it is learned
+                    down = np.floor(weight_grid(cell, each, scale).position)
+                    with_codes(cell, each, scale, down + self.random.integers(0, 2, down.shape))
+            except QatError as error:
+                self.skipped[node.name] = str(error)
+                continue
+            scales[node.name] = scale
+            whole |= self._full(node, own)
+            clipped |= self._full(node, narrow)
+        if not scales:
+            return None
+        some = slice(0, min(self.learned, self.count - self.learned))
+        nearest = min((whole, clipped), key=lambda params: self._error(block, params, some))
+        layers = [
+            _Layer(node, scales[node.name], self._own(node, nearest)) for node in block.layers if node.name in scales
+        ]
+        codes, iterations = self._codes(block, nearest, layers)
+        moved = dict(nearest)
+        for layer in layers:
+            moved |= self._full(layer.node, with_codes(layer.cell, layer.own, layer.scale, codes[layer.node.name]))
+        candidates = {NEAREST: self.params, f"{NEAREST}, clipped": nearest, LEARNED: moved}
+        held = slice(self.learned, self.count)
+        errors = {name: self._error(block, params, held) for name, params in candidates.items()}
+        kept = min(errors, key=lambda name: errors[name])
+        self.params = dict(candidates[kept])
+        changed = sum(np.count_nonzero(codes[layer.node.name] != layer.grid.codes) for layer in layers)
+        share = changed / sum(layer.grid.codes.size for layer in layers) if kept == LEARNED else 0.0
+        return RoundedBlock(block.name, errors[NEAREST], errors[LEARNED], kept, share, iterations)
+
+    def _input_scale(self, block: Block, node: Node) -> float:
+        """Of the codes that a layer takes. Raises QatError where there is no telling."""
+        if [each.cell_name for each in self.graph.nodes].count(node.cell_name) > 1:
+            raise QatError("its cell is used more than once")
+        context = self.loop.load(self.params, self.phase)
+        values = {name: self.quantized[name].value(slice(0, 1)) for name in block.inputs}
+        for each in block.nodes[: block.nodes.index(node)]:
+            self.loop.advance(self.steps[each.name], context, values)
+        x = values[node.inputs[0]]
+        if not x.codes:
+            raise QatError("its input is not quantized")
+        return float(self.ops.to_numpy(x.scale, "scalar").reshape(()))
+
+    @staticmethod
+    def _own(node: Node, params: Mapping[str, Array]) -> dict[str, Array]:
+        return {local: params[f"{node.cell_name}.{local}"] for local in node.cell.params()}
+
+    @staticmethod
+    def _full(node: Node, own: Mapping[str, Array]) -> Params:
+        return {f"{node.cell_name}.{local}": array for local, array in own.items()}
+
+    def _codes(self, block: Block, params: Params, layers: Sequence[_Layer]) -> tuple[dict[str, Array], int]:
+        """Learn which of its two codes each weight gets: by layer, and the number of iterations."""
+        in_float = frozenset(layer.node.cell_name for layer in layers)
+        graph, own = block_graph(self.graph, params, block, in_float)
+        soft = {layer.weight: layer.soft(graph.params[layer.weight].kind) for layer in layers}
+        own |= {layer.weight: layer.start for layer in layers}
+        errors = self._errors(block, params, slice(0, min(self.learned, self.size)))
+        objective = Reconstruction(soft, tuple(max(error, SMALLEST_ERROR) for error in errors), self.settings.drop)
+        model = self.backend.lower(graph, own, step=self.phase)
+        step = self.backend.make_step(model, Optimizer("adam"), objective)
+        places = max(math.prod(self.graph.shapes[layer.node.name][1:]) for layer in layers)
+        size = min(self.settings.batch_size, self.learned, max(FEWEST, PLACES // places))
+        done = 0
+        while done < self.settings.iterations:
+            share = done / self.settings.iterations
+            self.backend.seed(self.settings.seed, done)
+            step(*self._batch(block, size, share), RATE)
+            done += 1
+            if os.environ.get("TRACE") and done % 50 == 0:
+                print(block.name, done, {k: round(float(v), 4) for k, v in step.terms().items()})
+            if done % CHECKED == 0 and share >= WARMUP and float(step.terms()["penalty"]) < SETTLED:
+                break
+        values = self.backend.read(model)
+        return {layer.node.name: layer.down + (values[layer.weight] > 0.0) for layer in layers}, done
+
+    def _batch(self, block: Block, size: int, share: float) -> tuple[Arrays, Arrays]:
+        """What a block takes and should give in one iteration; share: of the iterations before it."""
+        which = self.random.choice(self.learned, size, replace=False)
+        inputs = []
+        for name in block.inputs:
+            real, coded = self.floats[name][which], self.quantized[name].real(which)
+            drawn = np.frombuffer(self.random.bytes(real.size), np.uint8).reshape(real.shape)
+            inputs.append(np.where(drawn < 256.0 * self.settings.drop, real, coded))
+        wanted = (self.floats[name][which] for name in block.outputs)
+        beta, factor = beta_at(share, WARMUP), PENALTY if share >= WARMUP else 0.0
+        annealed = (np.full((size, 1), number, np.float32) for number in (beta, factor))
+        return as_arrays(tuple(inputs)), (*wanted, *annealed)
+
+
+class _Layer:
+    """A layer whose rounding is learned.
+
+    Attributes:
+        own: its parameters, with the nearest codes.
+        weight: the full name of its weight.
+        down: the lower code of each weight, and of those that are not free their only one.
+    """
+
+    def __init__(self, node: Node, scale: float, own: dict[str, Array]) -> None:
+        assert isinstance(node.cell, LinearCell)
+        self.node, self.cell, self.scale, self.own = node, node.cell, scale, own
+        self.weight = f"{node.cell_name}.weight"
+        self.grid = weight_grid(node.cell, own, scale)
+        self.down = np.where(self.grid.free, np.floor(self.grid.position), self.grid.codes)
+
+    def soft(self, kind: Kind) -> SoftWeight:
+        """The weight between its codes."""
+        fixed = np.where(self.grid.step != 0.0, self.down * self.grid.step, self.own["weight"])
+        step = np.where(self.grid.free, self.grid.step, 0.0)
+        return SoftWeight(fixed.astype(np.float32), step.astype(np.float32), kind)
+
+    @property
+    def start(self) -> Array:
+        """V, which begins at the float weight."""
+        return start_of(np.where(self.grid.free, self.grid.position - self.down, 0.5))

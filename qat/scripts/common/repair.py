@@ -1,0 +1,196 @@
+"""Flags of the automatic repair of a calibrated network, the search that they ask for, and what it prints."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qat.analysis.candidates import WEIGHTS
+from qat.analysis.deciding import amount
+from qat.analysis.repair import FEWEST, chosen_in, repair
+from qat.analysis.repaired import Raised, Repair, TargetMissedError
+from qat.console import print_table
+from qat.data import Dataset
+from qat.errors import QatError, one_line
+from qat.registry import evaluation_ops, target_names
+from qat.scripts.common.calibration import calibrated, check_calibration
+from qat.training.checkpoint import Checkpoint
+
+TARGETS = ("target_drop", "target_sqnr")  #: one of which asks for a repair
+DECIDE_IMAGES = 1000
+LONGEST = 18  #: characters of a layer's name in the table, so that a line has at most 80
+NEAREST = "nearest"  #: of --rounding: what the search uses, since to learn it takes long
+
+
+def add_repair_arguments(parser: argparse.ArgumentParser) -> None:
+    """--target_drop and what belongs to it."""
+    group = parser.add_argument_group(
+        "repair", "the fewest layers get more bits until the network loses no more than a target (docs/diagnosis.md)"
+    )
+    group.add_argument(
+        "--target_drop",
+        type=float,
+        metavar="POINTS",
+        help="the most that the task's main metric may lose against float on training images: of one in percent in "
+        "percentage points, else in its own unit",
+    )
+    group.add_argument("--target_sqnr", type=float, metavar="DB", help="in its place: the least SQNR of every output")
+    group.add_argument("--size_budget", type=int, metavar="BYTES", help="of all weights with their scales, at most")
+    group.add_argument("--bops_budget", type=int, metavar="N", help="bit operations for one sample, at most")
+    group.add_argument(
+        "--fewest", choices=FEWEST, default=FEWEST[0], help="what is to be few, as far as budgets allow it"
+    )
+    group.add_argument(
+        "--targets",
+        nargs="+",
+        choices=target_names(),
+        default=[],
+        metavar="FORMAT",
+        help="file formats that it is for; where all of them take activations of 16 bits, these are tried, too",
+    )
+    group.add_argument(
+        "--decide_images",
+        type=int,
+        default=DECIDE_IMAGES,
+        metavar="N",
+        help="training images to decide on, at most all, chosen at random; those that calibrate only if there are too few others",
+    )
+
+
+def wants_repair(args: argparse.Namespace) -> bool:
+    """Whether a target was given. Raises QatError where only what belongs to it was."""
+    if any(getattr(args, name) is not None for name in TARGETS):
+        return True
+    alone = next(
+        (x for x in ("size_budget", "bops_budget", "fewest", "targets", "decide_images") if x in args.given), None
+    )
+    if alone:
+        raise QatError(f"--{alone} is of a repair, which nothing asks for; add --target_drop, or leave it out")
+    return False
+
+
+def repaired(args: argparse.Namespace, checkpoint: Checkpoint, dataset: Dataset, settings: dict[str, Any]) -> Repair:
+    """A float checkpoint calibrated as the arguments say, with the fewest layers raised, and a table of these.
+
+    Raises:
+        TargetMissedError: behind the table of the best that was found.
+        QatError: for wrong arguments.
+    """
+    check_calibration(args, dataset)
+    count = len(dataset.train)
+    most = args.decide_images if "decide_images" in args.given else min(args.decide_images, count)
+    if not 1 <= most <= count:
+        raise QatError(
+            f"--decide_images {most}: {dataset.source} has {count} training images; use a number from 1 to that"
+        )
+    order = np.random.default_rng(args.seed).permutation(count)  # whose first ones calibrate
+    decide_on = dataset.train.chosen(np.sort(order[count - most :])).in_memory()
+    both = max(0, most + args.images - count)
+    print(f"deciding on {most:,} training images" + (f", {both:,} of which calibrate too" if both else ""))
+    found = _Calibrations(args, checkpoint, dataset)
+    try:
+        result = repair(
+            checkpoint,
+            decide_on.images,  # (what calibrates is chosen by the arguments)
+            decide_on=decide_on,
+            target_drop=args.target_drop,
+            target_sqnr=args.target_sqnr,
+            size_budget=args.size_budget,
+            bops_budget=args.bops_budget,
+            fewest=args.fewest,
+            targets=args.targets,
+            quantize=found.quantize,
+            refine=found.refine if found.refines else None,
+            ops=evaluation_ops(args.backend, args.device_target),
+            progress=lambda line: print(one_line(line), flush=True),
+            **settings,
+        )
+    except TargetMissedError as error:
+        print_repair(error.best, bops=args.bops_budget is not None)
+        raise TargetMissedError(f"--{error}; nothing was written", error.best) from None
+    print_repair(result, bops=args.bops_budget is not None)
+    return result
+
+
+class _Calibrations:
+    """What ``calibrated`` makes of settings: alike in all that it chooses by itself, and silent but for the first time."""
+
+    def __init__(self, args: argparse.Namespace, checkpoint: Checkpoint, dataset: Dataset) -> None:
+        self._args, self._checkpoint, self._dataset = argparse.Namespace(**vars(args)), checkpoint, dataset
+        self.refines = getattr(args, "rounding", None) not in (None, NEAREST)
+        self._first = True
+
+    def quantize(self, **settings: Any) -> Checkpoint:
+        """For the search: rounded to the nearest code."""
+        quick = argparse.Namespace(**vars(self._args))
+        if self.refines:
+            quick.rounding = NEAREST
+            quick.given = {name for name in quick.given if not name.startswith("rounding")}
+        if not self._first:
+            with contextlib.redirect_stdout(io.StringIO()):
+                return calibrated(quick, self._checkpoint, self._dataset, **settings)
+        self._first = False
+        result = calibrated(quick, self._checkpoint, self._dataset, **settings)
+        for name, value in chosen_in(result).items():
+            setattr(self._args, name, value)
+        return result
+
+    def refine(self, **settings: Any) -> Checkpoint:
+        """For the result: as all arguments say."""
+        return calibrated(self._args, self._checkpoint, self._dataset, **settings)
+
+
+def print_repair(found: Repair, *, bops: bool = False) -> None:
+    """The layers that were raised and why, and what it costs."""
+    unit = found.unit or "its own unit"
+    measured = "missing" if found.measure == "SQNR" else "drop"
+    columns = (
+        "layer",
+        "from",
+        "to",
+        "blame\n%",
+        "bytes\nafter",
+        *(("BOPs\nafter",) if bops else ()),
+        f"{measured}\nafter",
+    )
+    rows = [_row(x, found.unit, bops) for x in found.raised]
+    if rows:
+        title = f"{found.checkpoint.graph.name}: raised, one after another ({measured} in {unit})"
+        print_table(title, columns, rows)
+    else:
+        print("nothing raised: the target is met without")
+    drop = f"{amount(found.drop, found.unit)} {found.unit}".rstrip()
+    print(
+        f"{measured} {drop}, without {amount(found.drop_before, found.unit)}{_error(found)}, {found.samples:,} training images"
+    )
+    print(
+        f"weights: {found.weight_bytes:,} bytes; {found.weight_bytes_before:,} with nothing raised, "
+        f"{found.weight_bytes_most:,} with all that may be"
+    )
+
+
+def _error(found: Repair) -> str:
+    return "" if found.standard_error is None else f", standard error {amount(found.standard_error, found.unit)}"
+
+
+def _row(x: Raised, unit: str, bops: bool) -> tuple[str, ...]:
+    letter = "w" if x.what == WEIGHTS else "a"
+    return (
+        x.layer if len(x.layer) <= LONGEST else f"..{x.layer[2 - LONGEST :]}",
+        f"{letter} {x.before}",
+        x.after,
+        f"{100 * x.blame:.1f}",
+        f"{x.weight_bytes:,}",
+        *((f"{x.bops:,}",) if bops else ()),
+        "" if x.drop is None else amount(x.drop, unit),
+    )
+
+
+def config_path(path: Path) -> Path:
+    """Of the settings that repeat a repair: beside its checkpoint."""
+    return path.with_name(f"{path.stem}_quant.yaml")

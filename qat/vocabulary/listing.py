@@ -1,0 +1,89 @@
+"""Lists of named things as plain text of at most 80 columns, where names allow it, and as HTML for notebooks."""
+
+from __future__ import annotations
+
+import html
+import re
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+WIDTH = 80  #: columns of a terminal
+INDENT = "    "  #: before what is said of a row in further lines
+NO_BREAK = "\N{NO-BREAK SPACE}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One thing.
+
+    Attributes:
+        texts: one for each column.
+        more: what else there is to say of it.
+    """
+
+    texts: tuple[str, ...]
+    more: str = ""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A title, and rows below column names.
+
+    Attributes:
+        title: in a line.
+        columns: their names.
+        rows: what is listed.
+
+    >>> print(Listing("Two fruits", ("name", "colour"), (Row(("apple", "red"), "of a tree"), Row(("lemon", "")))).text)
+    Two fruits
+    name   colour
+    apple  red
+        of a tree
+    lemon
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+    @property
+    def text(self) -> str:
+        """Plain text: what else there is to say of a row stands below it, nothing in <> broken."""
+        widths = [
+            max(len(text) for text in texts)
+            for texts in zip(self.columns, *(row.texts for row in self.rows), strict=True)
+        ]
+        lines = [self.title, _line(self.columns, widths)]
+        for row in self.rows:
+            lines.append(_line(row.texts, widths))
+            whole = re.sub("<[^>]*>", lambda found: found[0].replace(" ", NO_BREAK), row.more)
+            more = textwrap.wrap(
+                whole,
+                WIDTH,
+                initial_indent=INDENT,
+                subsequent_indent=INDENT,
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+            lines += [line.replace(NO_BREAK, " ") for line in more]
+        return "\n".join(lines)
+
+    @property
+    def html(self) -> str:
+        """A table."""
+        head = "".join(f"<th>{html.escape(name)}</th>" for name in (*self.columns, ""))
+        body = "".join(
+            "<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in (*row.texts, row.more)) + "</tr>"
+            for row in self.rows
+        )
+        return f"<p>{html.escape(self.title)}</p><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def dimensions(shape: Sequence[int]) -> str:
+    """A shape in words, as "1 x 32 x 32"."""
+    return " x ".join(map(str, shape))
+
+
+def _line(texts: Sequence[str], widths: Sequence[int]) -> str:
+    return "  ".join(text.ljust(width) for text, width in zip(texts, widths, strict=True)).rstrip()
