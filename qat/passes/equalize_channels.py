@@ -46,8 +46,8 @@ def equalize_channels(graph: Graph, params: Mapping[str, Array]) -> Params:
     one weight on either side. It helps weights of one scale for all channels (per_channel=False) most.
 
     The factor goes through everything for which f(s x) = s f(x): ReLU, leaky ReLU, PReLU, poolings, flattenings, padding with
-    0; additions, all of whose terms have the same s_i; concatenations. A depthwise convolution or a batch normalisation takes one
-    factor and gives another. It is 1 at the network's inputs and outputs, and beside functions that do not keep it, as hard
+    0; additions, all of whose terms have the same s_i; concatenations. A depthwise convolution or a batch normalisation takes
+    one factor and gives another. It is 1 at the network's inputs and outputs, and beside functions that do not keep it, as hard
     swish, softmax and layer normalisation, and ReLU6, of whose bound more has to be known. A channel without weights is left
     alone.
 
