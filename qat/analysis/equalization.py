@@ -55,9 +55,8 @@ def equalized(graph: Graph, params: Mapping[str, Array], batches: Batches, ops: 
         total = 0.0
         for batch, outputs in zip(held, expected, strict=True):
             found = _outputs(loop, own, batch, max(graph.phase_starts))
-            total += sum(
-                float(((y - f) ** 2).sum() / max(float((f**2).sum()), SMALLEST)) for y, f in zip(found, outputs)
-            )
+            for y, f in zip(found, outputs, strict=True):
+                total += float(((y - f) ** 2).sum()) / max(float((f**2).sum()), SMALLEST)
         return total
 
     return min(tried, key=error).params

@@ -130,8 +130,8 @@ class ChannelNoise:
 
     d_x being the step of each grid on which its input was rounded, and d_o that of the weight. They follow from the factors
     too: d_o is proportional to max_i |W_oi| s_o / s_i, the largest of all o where one scale serves all. The sum over the
-    outputs has weights proportional to the square of what later layers multiply them by, sum_r W_ro^2 and so on to the network's outputs,
-    and for each layer as large in all as to make them relative to E[y^2].
+    outputs has weights proportional to the square of what later layers multiply them by, sum_r W_ro^2 and so on to the
+    network's outputs, and for each layer as large in all as to make them relative to E[y^2].
 
     Args:
         graph: the quantized graph.

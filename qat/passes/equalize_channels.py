@@ -17,7 +17,6 @@ CONVERGED = 1e-3  #: of log2 of a channel's factor
 DEAD = 2.0**-12  #: of the largest channel; a smaller one only carries its bias, which would grow without bound
 LARGEST = 1.0 / DEAD  #: factor
 SIGMAS = 10.0  #: batch normalisation is taken to let a channel reach beta + SIGMAS |gamma|
-HEADROOM = 1.25  #: how much larger than the measured numbers a channel has to be taken for, beside the ends of its grid
 SHARES = (0.25, 0.5, 0.75, 1.0)  #: of a channel's distance to the largest one that are tried
 NOISE_ROUNDS = 5
 REFINED = 6  #: times that the best factors for given steps are computed, which move the steps
@@ -210,7 +209,7 @@ def _candidates(
     none = _changed(factors, group, np.ones(len(group)), limits)
     room = np.full(len(factors), LARGEST)
     for grid in grids:
-        np.minimum.at(room, grid.factors, np.maximum(grid.room(none) / HEADROOM, 1.0))
+        np.minimum.at(room, grid.factors, np.maximum(grid.room(none), 1.0))
     yield none
     for share in SHARES:
         yield _changed(factors, group, room[group] ** share, limits)

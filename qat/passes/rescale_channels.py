@@ -98,6 +98,45 @@ def rescale_channels(graph: Graph, params: Mapping[str, Array], channels: Scaled
     return result
 
 
+def rescaled_like(graph: Graph, params: Mapping[str, Array], other: Mapping[str, Array]) -> Params:
+    """``params`` with the factors by which ``other``, made of them by ``rescale_channels``, differ from them.
+
+    What else was changed meanwhile, as biases that were corrected, does not count: the factors are those of gamma, or with
+    which the weights are nearest to the others, sum |W' t - W s|^2.
+
+    Args:
+        graph: of the float network.
+        params: by full name.
+        other: likewise; what is missing in ``params`` is left out.
+    """
+    channels = ScaledChannels(graph)
+    factors, known = np.ones(channels.count), ~channels.free
+    for node in graph.nodes:
+        if absorbs(node):
+            own = channels.of[node.name]
+            found = np.where(
+                known[own], factors[own], _factors_between(node, params, other, factors[channels.of[node.inputs[0]]])
+            )
+            factors[own], known[own] = found, True
+    return rescale_channels(graph, params, channels, factors)
+
+
+def _factors_between(node: Node, params: Mapping[str, Array], other: Mapping[str, Array], inputs: Array) -> Array:
+    """Of a node's output channels, (O,); 1 where it has only zeros."""
+    cell: Any = node.cell
+    before, after = (each[f"{node.cell_name}.{'gamma' if cell.has_bn else 'weight'}"] for each in (params, other))
+    if cell.has_bn:
+        before, after = (each.astype(np.float64).reshape(-1, 1) for each in (before, after))
+        after = after * inputs.reshape(len(after), -1) if isinstance(cell, BatchNorm) else after
+    else:
+        before, after = (cell.outputs_first(NUMPY_OPS, each).astype(np.float64) for each in (before, after))
+        split = by_input(cell, after)
+        after = (split * inputs.reshape(len(split), 1, -1, 1)).reshape(len(before), -1)
+        before = before.reshape(len(before), -1)
+    products, squares = (before * after).sum(axis=1), (before**2).sum(axis=1)
+    return np.divide(products, squares, out=np.ones(len(squares)), where=(squares > 0.0) & (products > 0.0))
+
+
 def _scaled(cell: Any, params: Mapping[str, Array], outputs: Array, inputs: Array) -> Params:
     """The parameters that change, float64, by local name."""
     changed: Params = {}
