@@ -43,7 +43,7 @@ class Repair:
     Args:
         checkpoint: the quantized network, calibrated with ``settings``.
         settings: of ``convert_quant_network``, with those of the raised layers.
-        raised: the layers that were raised, the most to blame first; none where the target was met without.
+        raised: the layers that were raised, in their rank; none where the target was met without.
         measure: what is measured: the name of a metric, "agreement" or "SQNR".
         unit: of a drop: "points", "dB", or "" for the metric's own.
         limit: the most that may be lost; of an SQNR the least that has to be there.
