@@ -371,7 +371,9 @@ def test_what_refines_is_used_for_the_result_and_needs_no_more_layers() -> None:
         layers = {"d": {"num_bits": (8, 8)}, **settings.get("layers", {})}
         return quantize(**{**settings, "layers": layers})
 
-    found = repaired(source, quantize=quantize, refine=refine)
+    found = qat.repair(
+        source, PIXELS, target_sqnr=16.0, num_bits=(6, 8), ops=NUMPY_OPS, quantize=quantize, refine=refine
+    )
     assert raised(found) in (
         [("b", "weights", "6 bits", "8 bits")],
         [("d", "weights", "6 bits", "8 bits"), ("b", "weights", "6 bits", "8 bits")],
@@ -470,6 +472,8 @@ def test_dense_weights_keep_their_one_scale_on_ascend() -> None:
         ({"target_drop": "1"}, "target_drop is '1'"),
         ({"measure": len}, "give target_drop, in its unit"),
         ({"fewest": "codes"}, "fewest 'codes' is unknown"),
+        ({"refine": len}, "refine is given without quantize"),
+        ({"quantize": len}, "method is of calibrate, which quantize replaces"),
         ({"size_budget": 0}, "size_budget is 0"),
         ({"bops_budget": 1.5}, "bops_budget is 1.5"),
         ({"targets": ("WORD",), "num_bits": (8, 2)}, "WORD"),

@@ -100,10 +100,9 @@ class Search:
     def _affordable(self, state: State) -> bool:
         return all(self.cost(what, state) <= most for what, most in self.budgets.items())
 
-    def best(self) -> tuple[Items, bool]:
-        """The state in which the least is lost, and whether it was refined; of equal ones the first that was measured."""
-        key = min(self._values, key=lambda x: self.measure.drop(self._values[x]))
-        return self._states[key], key[0]
+    def best(self) -> Items:
+        """What is raised where the least is lost; of equal ones the first that was measured."""
+        return self._states[min(self._values, key=lambda x: self.measure.drop(self._values[x]))]
 
     # -- the search -----------------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from qat.analysis.ranges import Batches, in_steps
 from qat.cells.fake_quant import FakeQuant
 from qat.graph import Graph, Params
 from qat.passes.convert_quant_network import convert_quant_network
+from qat.passes.rescale_channels import rescaled_like
 from qat.training.checkpoint import Checkpoint
 from qat.training.forward import IDLE, NodeLoop
 from qat.vocabulary.arrays import WORKING_BYTES, Arrays, as_arrays, as_tuple, batches_of, samples_that_fit
@@ -57,7 +58,7 @@ class Recalibration:
             self._first = self._quantize(**settings)
             self._told = self._settings(self._first)
             return self._first
-        if self._told is None or self._told.get("equalize"):  # the factors are not in the checkpoint
+        if self._told is None:
             return self._quantize(**settings)
         first, (graph, params) = self._first, self._prepared
         quantized = convert_quant_network(graph, **settings)
@@ -71,11 +72,14 @@ class Recalibration:
 
     @cached_property
     def _prepared(self) -> tuple[Graph, Params]:
-        """The float network with a bias wherever one is corrected."""
+        """The float network with a bias wherever one is corrected, its channels equalized as they were."""
         assert self._told is not None
         graph, own = self._float.graph, dict(self._float.params)
         if self._told.get("bias_correction"):
             graph, own = with_biases(graph, own)
+        if self._told.get("equalize"):
+            assert self._first is not None
+            own = rescaled_like(graph, own, self._first.params)
         return graph, own
 
     @cached_property

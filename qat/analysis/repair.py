@@ -124,6 +124,10 @@ def repair(
     ops = evaluation_ops() if ops is None else ops
     own = {name: settings.pop(name) for name in list(settings) if name not in CONVERSION}
     ours = quantize is None  # else its record has to say how it calibrates
+    if quantize is None and refine is not None:
+        raise QatError("repair: refine is given without quantize, which the search needs; give both, or rounding alone")
+    if quantize is not None and own:
+        raise QatError(f"repair: {next(iter(own))} is of calibrate, which quantize replaces; leave one of the two out")
     if quantize is None:
         quantize, refine = _calibrations(checkpoint, images, ops, own)
     samples = images if decide_on is None else decide_on.images
@@ -253,7 +257,7 @@ def _repaired(
             if widest > BYTE:
                 _check_taken(result.checkpoint, targets)
             return _told(search, result)
-    best = _result(search, *search.best())
+    best = _result(search, search.best(), refined=True)
     within = "".join(f", within {BUDGETS[what]} {most:,}" for what, most in budgets.items())
     raise TargetMissedError(
         f"{search.measure.target} cannot be met{within}: the nearest is {search.measure.words(best.after)}, with "
@@ -332,11 +336,11 @@ def _check_taken(checkpoint: Checkpoint, targets: Sequence[str]) -> None:
 
 def _refusal(checkpoint: Checkpoint, targets: Sequence[str]) -> str | None:
     """What the first target says that does not export a network; None where all do."""
-    integers = derived_integers(checkpoint.graph, checkpoint.params)
     with tempfile.TemporaryDirectory() as folder:
         for name in targets:
             found = target(name)
             try:
+                integers = derived_integers(checkpoint.graph, checkpoint.params)
                 options = arithmetic_options(found, default_arithmetic(found, graph=integers))
                 found.export(integers, Path(folder) / f"tried{found.SUFFIX}", **options)
             except QatError as error:
