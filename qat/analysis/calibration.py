@@ -79,7 +79,8 @@ def calibrate(
         bias_correction: take the mean error that quantization causes in each output channel of each convolution and dense
             cell out of its bias (``correct_biases``). A cell without bias gets one; one with batch normalisation keeps
             it, and its beta takes the correction. None: where the error falls.
-        equalize: first equalize channels, by what they are on these images (``equalize_channels``). None: where the error falls.
+        equalize: first equalize channels, by what they are on these images (``qat.analysis.equalization``). None: where the
+            error falls.
         rounding: learn which weights are rounded up and which down (``qat.LearnedRounding``); None, the default: to the
             nearest code. It comes after the ranges and before the bias correction.
         batch_size: images at a time; None: as many as fit (``samples_that_fit``). Ranges depend on it in the last bits at most.
@@ -109,7 +110,7 @@ def calibrate(
     >>> checkpoint = qat.calibrate(Small(), Small().graph().initial_params(), images, method="mse")
     >>> checkpoint.graph.is_quantized, sorted(checkpoint.params)
     (True, ['conv.fake_quant.max', 'conv.weight'])
-    >>> {name: checkpoint.history[0]["calibration"][name] for name in ("method", "bias_correction")}  # ten images choose nothing
+    >>> {name: checkpoint.history[0]["calibration"][name] for name in ("method", "bias_correction")}  # ten choose nothing
     {'method': 'mse', 'bias_correction': False}
     """
     wanted = Wanted(method, percentile, equalize, bias_correction)

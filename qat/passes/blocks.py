@@ -63,7 +63,7 @@ def blocks(graph: Graph) -> list[Block]:
     >>> from qat.networks import ResNet8
     >>> from qat.passes.blocks import blocks
     >>> [block.name for block in blocks(qat.convert_quant_network(ResNet8())) if block.layers][:2]
-    ['conv1', 'blocks.0.conv1 .. blocks.0.conv2']
+    ['conv', 'blocks.0.conv1 .. blocks.0.conv2']
     """
     nodes = [node for node in graph.nodes if not isinstance(node.cell, Input)]
     starts = [0, *(at for at, node in enumerate(nodes) if _is_layer(node) and at)]

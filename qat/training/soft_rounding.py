@@ -16,7 +16,7 @@ from qat.training.losses import Objective
 from qat.vocabulary.ops import Array, Kind, Ops, Tensor
 
 ZETA, GAMMA = 1.1, -0.1  #: how far the sigmoid is stretched: the paper's, below equation 23
-WARMUP = 0.2  #: the share of the iterations in which there is no penalty
+WARMUP, SETTLING = 0.2, 0.8  #: the shares of the iterations from which on there is a penalty, and it no longer changes
 BETAS, FACTORS = (20.0, 2.0), (1.0, 100.0)  #: beta and lambda, first and last
 SMALLEST = 1e-6  #: of what a logarithm is taken
 
@@ -69,7 +69,7 @@ def regularizer(ops: Ops, h: Tensor, beta: Tensor) -> Tensor:
 
 
 def beta_at(share: float) -> float:
-    """The exponent of the penalty: 20 during the warm-up, then falling to 2 along a straight line, as the paper anneals it.
+    """The exponent of the penalty: 20 in the first fifth, 2 in the last, between them along a straight line.
 
     Args:
         share: of all iterations, 0 to 1.
@@ -82,7 +82,7 @@ def beta_at(share: float) -> float:
 
 
 def factor_at(share: float) -> float:
-    """The factor lambda of the penalty: 0 during the warm-up, then growing from 1 to 100, equally many times in equal times.
+    """The factor lambda of the penalty: 0 in the first fifth, 100 in the last, and growing from 1 between, by equal factors.
 
     The error is counted in multiples of that of the nearest codes and the penalty is a mean, so that 1 is about as much as the
     error, and with 100 hardly any weight stays between two codes. (A constant factor, as the paper has it, needs ten times as
@@ -99,8 +99,8 @@ def factor_at(share: float) -> float:
 
 
 def _annealed(share: float) -> float:
-    """How much of the time after the warm-up is over, 0 to 1."""
-    return min(1.0, max(0.0, (share - WARMUP) / (1.0 - WARMUP)))
+    """How much of the time between the warm-up and the settling is over, 0 to 1."""
+    return min(1.0, max(0.0, (share - WARMUP) / (SETTLING - WARMUP)))
 
 
 @dataclass(frozen=True, eq=False)
