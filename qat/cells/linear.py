@@ -374,8 +374,8 @@ class LinearCell(Cell, ABC, abstract=True):
         if not self.has_bn or self.bn_fold is not None:
             return codes, bias_codes
         # w was quantized by itself: |factor| goes into its scale, and the sign into its codes.
-        ops, quantizer, (centred, scale, zero_point) = NUMPY_OPS, cast(Any, self.weight_quantizer), codes
-        factor, _ = running_affine(ops, own, self.eps)
+        (centred, scale, zero_point), quantizer = codes, cast(BaseWeightQuantizer, self.weight_quantizer)
+        ops, (factor, _) = NUMPY_OPS, running_affine(NUMPY_OPS, own, self.eps)
         floor = np.maximum(bias_floor(ops, shift, x_scale, quantizer.num_bits), np.float32(SMALLEST_SCALE))
         product = scale * np.abs(factor)
         scale = np.maximum(product, floor)

@@ -1,4 +1,4 @@
-"""The codes of a linear cell's weight: those of its quantizer, but for what a pruner or a tracker of oscillations has settled."""
+"""The codes of a linear cell's weight: its quantizer's, but for what a pruner or a tracker of oscillations has settled."""
 
 from __future__ import annotations
 

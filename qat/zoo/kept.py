@@ -42,6 +42,9 @@ def entry_of(name: str) -> Entry:
     Args:
         name: one of ``names()``.
 
+    Returns:
+        The declaration.
+
     Raises:
         QatError: there is none of that name.
 
@@ -57,7 +60,18 @@ def entry_of(name: str) -> Entry:
 
 
 def is_kept(name: str) -> bool:
-    """Whether the package holds a network's checkpoint."""
+    """Whether the package holds a network's checkpoint.
+
+    Args:
+        name: one of ``names()``.
+
+    Returns:
+        True where it does.
+
+    >>> import qat
+    >>> qat.zoo.is_kept("mnist_cnn"), qat.zoo.is_kept("ic01")
+    (True, False)
+    """
     return _path(name).is_file()
 
 

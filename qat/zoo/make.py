@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,7 +46,7 @@ Say = Callable[[str], None]
 class Order:
     """What is to be made of an entry.
 
-    Attributes:
+    Args:
         out: the folder for checkpoints, files and the row. A checkpoint that was made there in the same way is used again.
         widths: some of ``qat.zoo.settings.WIDTHS``; all by default.
         formats: of files. None, the default: those of ``FORMATS`` that have the arithmetic.
@@ -53,6 +55,14 @@ class Order:
         cores: emulated processors that the .c file of the first width is run on too; none by default.
         backend: the framework that trains and evaluates; "torch" by default.
         device_target: "CPU", "GPU" or "Ascend". None, the default: the best that there is.
+
+    Raises:
+        QatError: there is no such width or format, or a format has not the arithmetic.
+
+    >>> from pathlib import Path
+    >>> import qat
+    >>> qat.zoo.Order(Path("zoo"), widths=["8/8"], arithmetic="fixed").exported
+    ['TFLITE', 'C']
     """
 
     out: Path
@@ -119,6 +129,7 @@ def make(entry: Entry, places: Places, order: Order, say: Say = lambda text: Non
         certificates += found
     row = Row(
         name=entry.name,
+        of=_digest(float_),
         network=float_.graph.name,
         task=entry.task,
         metric=metric,
@@ -133,7 +144,10 @@ def make(entry: Entry, places: Places, order: Order, say: Say = lambda text: Non
         cores=work.cores(),
         other=order.samples is not None,
     )
-    row.save(order.out / f"{entry.name}.json")
+    kept = order.out / f"{entry.name}.json"
+    with contextlib.suppress(QatError):  # there is none, or that of another release
+        row = row.joined(Row.load(kept))
+    row.save(kept)
     return row, certificates
 
 
@@ -158,7 +172,15 @@ class _Work:
         """The network at one width: its checkpoint, its files, what was measured, and the certificates."""
         order, way = self.order, self.entry.ways[width]
         settings = conversion(self.float_.graph, width, way) | {"arithmetic": order.arithmetic}
-        record = {"of": _digest(self.float_), "width": width, "way": repr(way), "arithmetic": order.arithmetic}
+        record = {
+            "of": _digest(self.float_),
+            "width": width,
+            "way": repr(way),
+            "arithmetic": order.arithmetic,
+            "calibrate": hashlib.sha256(str(inspect.signature(calibrate)).encode()).hexdigest()[
+                :16
+            ],  # with its defaults
+        }
         backend = qat.backend(order.backend)
         quantized = _made(self.file(width, ".ckpt"), record, lambda: self.quantized(way, settings), self.say)
         integers = to_integer(quantized.graph, quantized.params)
@@ -200,7 +222,7 @@ class _Work:
             found = calibrate(float_.graph, float_.params, _arrays(images), ops=ops, **way.calibration, **settings)
             derived = float_.derived(found.graph, found.params)
             record = {"calibration": {"images": len(chosen), "seed": SEED, **way.calibration}}
-            return replace(derived, history=(record, *derived.history))
+            return replace(derived, history=(record, *found.history, *derived.history))
         backend = qat.backend(order.backend)
         graph: Graph = qat.convert_quant_network(float_.graph, **settings)
         start = float_.derived(graph, graph.params_from(float_.params, SEED))

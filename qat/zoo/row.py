@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +62,11 @@ class WidthFigures:
 
 @dataclass(frozen=True)
 class Row:
-    """Of a network.
+    """What was measured of a network.
 
-    Attributes:
+    Args:
         name: of the entry.
+        of: a digest of the float network and its parameters.
         network: the name of the graph.
         task: the name of its task.
         metric: what figures are, as "top-1".
@@ -75,13 +76,22 @@ class Row:
         trained, tested: how many samples there are to calibrate or train on, and were evaluated; of recordings their windows.
         float_figure: of the float network.
         widths: by the width.
-        official: the name of the publisher's int8 file, and its figure on the same samples; None: there is none.
+        official: the name of the publisher's int8 file, and its figure on the same samples. None, the default: there is none.
         cores: what an inference of the first width's .c file takes on emulated processors: instructions, flash, ram, arena,
-            stack, differ.
-        other: whether other test samples were given.
+            stack, differ; none by default.
+        other: whether other test samples were given; False by default.
+
+    Raises:
+        QatError: for a field of another type, and for a task that is code.
+
+    >>> import qat
+    >>> row = qat.zoo.figures_of("mnist_cnn")
+    >>> row.metric, row.macs, row.differ
+    ('top-1', 203552, 0)
     """
 
     name: str
+    of: str
     network: str
     task: str
     metric: str
@@ -112,6 +122,21 @@ class Row:
         text = read_text(path, advice)
         with reading(path, "a row of the zoo", advice):
             return _built(json.loads(text))
+
+    def joined(self, before: Row) -> Row:
+        """With the widths of an earlier row that were not made again, where that is of the same network and samples.
+
+        Args:
+            before: the earlier row.
+
+        Returns:
+            A row with the widths of both, in the order of ``WIDTHS``.
+        """
+        same = ("name", "of", "task", "metric", "arithmetic", "trained", "tested", "float_figure", "other")
+        if any(getattr(self, name) != getattr(before, name) for name in same):
+            return self
+        widths = {**before.widths, **self.widths}
+        return replace(self, widths={name: widths[name] for name in WIDTHS if name in widths})
 
     @property
     def differ(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from qat.errors import QatError
 from qat.registry import evaluation_ops
 from qat.scripts.common.flags import boolean
 from qat.training.checkpoint import Checkpoint
-from qat.vocabulary.arrays import as_arrays, as_tuple
+from qat.vocabulary.arrays import Arrays, as_arrays, as_tuple
 
 AUTO = "auto"  #: of --method and --rounding: chosen
 
@@ -85,14 +85,19 @@ def learned_rounding(args: argparse.Namespace) -> LearnedRounding:
     return LearnedRounding(args.rounding_iterations, seed=args.seed, backend=args.backend)
 
 
+def calibration_images(args: argparse.Namespace, dataset: Dataset) -> Arrays:
+    """The training images that calibrate, chosen at random."""
+    chosen = np.sort(np.random.default_rng(args.seed).permutation(len(dataset.train))[: args.images])
+    return as_arrays(tuple(x[chosen] for x in as_tuple(dataset.train.images)))
+
+
 def calibrated(args: argparse.Namespace, checkpoint: Checkpoint, dataset: Dataset, **settings: Any) -> Checkpoint:
     """A float checkpoint quantized as the arguments say. settings: of convert_quant_network."""
     check_calibration(args, dataset)
-    chosen = np.sort(np.random.default_rng(args.seed).permutation(len(dataset.train))[: args.images])
     result = calibrate(
         checkpoint.graph,
         checkpoint.params,
-        as_arrays(tuple(x[chosen] for x in as_tuple(dataset.train.images))),
+        calibration_images(args, dataset),
         method=None if args.method == AUTO else args.method,
         percentile=args.percentile,
         bias_correction=args.bias_correction,
@@ -119,10 +124,10 @@ def calibrated(args: argparse.Namespace, checkpoint: Checkpoint, dataset: Datase
     )
 
 
-def rounded_rows(record: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+def rounded_rows(record: Mapping[str, Any]) -> tuple[tuple[str, ...], list[Sequence[str]]]:
     """What became of each block, as the columns and rows of a table. record: of a checkpoint's history."""
     columns = ("block", "nearest", "learned", "kept", "changed", "iterations")
-    rows = [
+    rows: list[Sequence[str]] = [
         (
             block["name"],
             f"{100 * block['before']:.3f}",
