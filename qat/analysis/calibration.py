@@ -62,9 +62,9 @@ def calibrate(
     """Quantize a trained float network with the ranges that its activations have on some images.
 
     What is None is chosen, by the SQNR that the network's outputs have on images which are held back from the choice, a quarter
-    of all and at most 64 (``qat.analysis.choosing``): first ranges and equalization together, then how weights are rounded, then bias
-    correction. The final
-    ranges are those of all images. With fewer than 16 images nothing is chosen: ranges are then "minmax", without the others.
+    of all and at most 64 (``qat.analysis.choosing``): first ranges and equalization together, then rounding, then bias
+    correction. The final ranges are those of all images. With fewer than 16 images nothing is chosen: ranges are then "minmax",
+    without the others.
 
     The numbers are those of the float network. A fake quantizer after a ReLU keeps only the upper end of its range, and
     fake quantizers that share a grid take the union of their ranges; a QatWarning says where a Concat thereby leaves few codes
@@ -87,9 +87,9 @@ def calibrate(
         equalize: first equalize channels, by what they are on these images (``qat.analysis.equalization``). None: where the
             error falls.
         rounding: how weights become codes, after the ranges and before the bias correction. "nearest"; "moments": so that
-            layers' outputs change least, by the second moments of what they take (``qat.analysis.moment_rounding``); or learned,
-            as a ``qat.LearnedRounding`` says. None: the first or the second one, where the error falls and the method is chosen
-            too, else "nearest".
+            layers' outputs change least, by the second moments of what they take (``qat.analysis.moment_rounding``); or
+            learned, as a ``qat.LearnedRounding`` says. None: the better one of the first two where the method is chosen too,
+            else "nearest".
         batch_size: images at a time; None: as many as fit (``samples_that_fit``). Ranges depend on it in the last bits at most.
         ops: the vocabulary that computes, as ``qat.registry.evaluation_ops("keras")``; None: of the first backend that is
             installed, without any NumPy's. Ranges depend on it in the last bits, as float sums do.

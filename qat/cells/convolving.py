@@ -109,8 +109,9 @@ class Convolution(ConvolvingCell, WeightedCell, abstract=True):
         kernel, stride, dilation = self.geometry
         top, bottom, left, right = self.window(x_shape)["padding"]
         x = np.pad(x.reshape(-1, *picture_shape(x_shape)), ((0, 0), (0, 0), (top, bottom), (left, right)))
-        reach = [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
-        windows = np.lib.stride_tricks.sliding_window_view(x[:, : self.in_channels], reach, axis=(2, 3))
+        reach = (dilation[0] * (kernel[0] - 1) + 1, dilation[1] * (kernel[1] - 1) + 1)
+        x = x[:, : self.in_channels]
+        windows = np.lib.stride_tricks.sliding_window_view(x, reach, axis=(2, 3))  # type: ignore[call-overload]
         windows = windows[:, :, :: stride[0], :: stride[1], :: dilation[0], :: dilation[1]]
         every = math.ceil(math.sqrt(math.prod(windows.shape[2:4]) / places))
         windows = windows[:, :, ::every, ::every]
