@@ -60,7 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_backend_arguments(parser)
     parser.add_argument("--tools", nargs="+", choices=list(TOOLS), default=list(TOOLS), help="which")
     parser.add_argument("--widths", nargs="+", choices=list(WIDTHS), default=list(WIDTHS), help="weights/activations")
-    parser.add_argument("--only", default="", help="ways whose settings begin so")
+    parser.add_argument("--only", nargs="+", default=[""], metavar="SETTINGS", help="ways whose settings begin so")
     parser.add_argument("--images", type=int, default=128, help="to calibrate with")
     parser.add_argument("--evaluated", type=int, help="test images at most, evenly chosen (default: all)")
     parser.add_argument("--seed", type=int, default=0, help="chooses the images")
@@ -114,7 +114,7 @@ def compare(args: argparse.Namespace, out: Path) -> None:
             continue
         for settings, calibrate in TOOLS[tool](task, *WIDTHS[width]):
             key = f"{tool} | {settings} | {width}"
-            if not settings.startswith(args.only):
+            if not settings.startswith(tuple(args.only)):
                 continue
             if key not in kept.rows:
                 begin = time.process_time()
@@ -179,7 +179,7 @@ DEFAULTS = "defaults"
 
 
 def by_qat(task: Task, bits: tuple[int, int], per_channel: bool) -> Iterator[Way]:
-    """Ours: the integers, and the bytes of their ONNX file."""
+    """Ours: the integers, and the bytes of their ONNX file; with defaults, and with these but for the codes of weights."""
 
     def calibrated(**options: Any) -> Callable[[], Result]:
         settings = {"num_bits": bits, "per_channel": (per_channel, False)}
@@ -194,10 +194,10 @@ def by_qat(task: Task, bits: tuple[int, int], per_channel: bool) -> Iterator[Way
         return Result(predict, path.stat().st_size if path.exists() else None)
 
     yield DEFAULTS, calibrated
+    yield "nearest codes", partial(calibrated, rounding="nearest")
     plain = {"method": "minmax", "equalize": False, "bias_correction": False}
     yield "min/max", partial(calibrated, **plain)
-    if hasattr(qat, "LearnedRounding"):
-        yield "learned rounding", lambda: calibrated(rounding=qat.LearnedRounding())
+    yield "learned rounding", lambda: calibrated(rounding=qat.LearnedRounding())
 
 
 TOOLS = {"qat": by_qat, "onnxruntime": by_onnxruntime, "mct": by_mct}

@@ -67,12 +67,14 @@ def arguments(benchmark: ModuleType, given: tuple[str, str], *flags: str) -> arg
 def test_the_table_has_what_was_measured(
     benchmark: ModuleType, given: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = ("--tools", "qat", "--images", "16", "--evaluated", "30")
+    flags = ("--tools", "qat", "--images", "16", "--evaluated", "30", "--only", "defaults", "min", "nearest")
     benchmark.compare(arguments(benchmark, given, *flags), tmp_path)
     printed = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if " | " in line]
     floats, *rows = printed
     assert floats[:3] + floats[4:6] == ["float", "", "32/32", "100.00 %", "-"]
-    assert {(row[1], row[2]) for row in rows} >= {(x, y) for x in ("defaults", "min/max") for y in benchmark.WIDTHS}
+    assert {(row[1], row[2]) for row in rows} >= {
+        (x, y) for x in ("defaults", "nearest codes", "min/max") for y in benchmark.WIDTHS
+    }
     found = {tuple(row[:3]): float(row[5].removesuffix(" dB")) for row in rows}
     assert found["qat", "min/max", "8/8"] > found["qat", "min/max", "4/8"] > 5.0
     # The same figure from the integers, by NumPy.
