@@ -33,6 +33,23 @@ from qat.vocabulary.ops import Array
 NORMAL = np.random.default_rng(3)
 
 
+class Normalised(qat.Network):
+    """Each channel has a mean of its own, where a convolution pads; a transposed convolution; a cell that is used twice."""
+
+    def __init__(self) -> None:
+        self.inputs = qat.Input((3, 8, 8), mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
+        self.first = qat.Conv2dBnAct(3, 8, 3, stride=2, has_bn=True, activation="relu")
+        self.up = qat.ConvTranspose2dBnAct(8, 6, 2, stride=2, has_bn=True, activation="relu6")
+        self.pool, self.norm = qat.MaxPool2d(2, 2), qat.BatchNorm(6)
+        self.depthwise = qat.Conv2dBnAct(6, 6, 3, group=6, activation="relu")
+        self.again = qat.Conv2dBnAct(6, 6, 1, has_bias=True, activation="relu")
+        self.flatten, self.fc = qat.Flatten(), qat.DenseBnAct(24, 4)
+
+    def construct(self, x):  # type: ignore[no-untyped-def]
+        x = self.norm(self.pool(self.up(self.first(x))))
+        return self.fc(self.flatten(self.pool(self.again(self.again(self.depthwise(x))))))
+
+
 class Small(qat.Network):
     """A convolution, a residual block, and a dense layer, with batch normalisations."""
 
@@ -335,6 +352,21 @@ def test_codes_are_next_to_the_float_weight(checkpoint: qat.Checkpoint) -> None:
         assert off.max() < 1.0 + 1e-4
         moved += np.count_nonzero(off > 0.51)
     assert moved > 20
+
+
+def test_other_cells_keep_the_codes_that_were_learned() -> None:
+    """A normalised input with its further channel, stored layouts, poolings, cells used twice, batch normalisations alone."""
+    graph = Normalised().graph()
+    params = trained_like(graph)
+    few = replace(ROUNDING, iterations=20)
+    with pytest.warns(QatWarning, match="again: keeps the nearest codes .*, since its cell is used more than once"):
+        found = qat.calibrate(graph, params, IMAGES, num_bits=(3, 8), rounding=few)
+    record = found.history[0]["rounding"]["blocks"]
+    assert [block["name"] for block in record] == ["first", "up", "depthwise", "fc"]
+    assert sum(block["kept"] == "learned" for block in record) >= 2
+    model = qat.backend("torch").lower(found.graph, found.params)
+    wanted = qat.evaluate(qat.to_integer(found.graph, found.params), IMAGES)
+    assert np.array_equal(qat.backend("torch").predict_codes(model, IMAGES), wanted)
 
 
 def test_the_same_seed_gives_the_same_codes() -> None:

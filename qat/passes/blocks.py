@@ -70,9 +70,9 @@ def blocks(graph: Graph) -> list[Block]:
     number = {node.name: sum(start <= at for start in starts) - 1 for at, node in enumerate(nodes)}
     joined = list(range(len(starts)))  # the first block that each one is joined with
     for first, last in _residual(graph, nodes, number):
+        first = joined[first]
         if sum(_is_layer(nodes[starts[each]]) for each in range(first, last + 1)) <= MOST_LAYERS:
-            for each in range(first, last + 1):
-                joined[each] = min(joined[each], joined[first])
+            joined[first : last + 1] = [first] * (last + 1 - first)
     ends = [*starts[1:], len(nodes)]
     spans: dict[int, tuple[int, int]] = {}
     for each, (start, end) in enumerate(zip(starts, ends, strict=True)):
@@ -95,7 +95,8 @@ def block_graph(
     Returns:
         The graph, and its parameters. A fake quantizer whose grid depends on others outside keeps it by a range of its own.
     """
-    nodes = [Node(name, Input(graph.shapes[name], dtype=REAL), (), name) for name in block.inputs]
+    # The cell of an input has another name than the node: a cell of the block, used before too, may be called as that is.
+    nodes = [Node(name, Input(graph.shapes[name], dtype=REAL), (), f"{name}.entering") for name in block.inputs]
     inside = {node.cell_name for node in block.nodes}
     changed: Params = {}
     for node in block.nodes:

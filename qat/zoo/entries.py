@@ -74,7 +74,7 @@ _ALL = (
     Entry(
         "lenet5",
         "LeNet-5",
-        Trained("lenet", Recipe(6, 128, lr=0.03, optimizer=Optimizer(weight_decay=5e-4), augment_shift=1)),
+        Trained("lenet", Recipe(3, 128, lr=0.03, optimizer=Optimizer(weight_decay=5e-4), augment_shift=1)),
         samples.digits,
         OWN,
         "trained here on MNIST; 10,000 test images",
@@ -175,7 +175,7 @@ _ALL = (
         "ResNet-20",
         Trained(
             "resnet20",
-            Recipe(16, 64, lr=0.05, optimizer=Optimizer(weight_decay=5e-4), augment_shift=2, augment_flip=True),
+            Recipe(4, 64, lr=0.05, optimizer=Optimizer(weight_decay=5e-4), augment_shift=2, augment_flip=True),
         ),
         samples.small_pictures,
         OWN,

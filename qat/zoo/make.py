@@ -221,8 +221,7 @@ class _Work:
             ops = evaluation_ops(order.backend, order.device_target)
             found = calibrate(float_.graph, float_.params, _arrays(images), ops=ops, **way.calibration, **settings)
             derived = float_.derived(found.graph, found.params)
-            record = {"calibration": {"images": len(chosen), "seed": SEED, **way.calibration}}
-            return replace(derived, history=(record, *found.history, *derived.history))
+            return replace(derived, history=(*found.history, *derived.history))
         backend = qat.backend(order.backend)
         graph: Graph = qat.convert_quant_network(float_.graph, **settings)
         start = float_.derived(graph, graph.params_from(float_.params, SEED))

@@ -8,13 +8,13 @@ from typing import Any
 
 import qat
 from qat.graph import Graph
-from qat.training.optimizer import Optimizer
+from qat.passes.few_bits import TABLE, edge_layers
 from qat.training.recipe import Recipe
 
 SEED = 0  #: of the choice of calibration images
+ITERATIONS = 300  #: of each block whose rounding is learned
 IMAGES = 1000  #: that calibrate, at most
 TEMPERATURE, TEACHING = 2.0, 0.7  #: of the float network as the teacher (``qat.training.objectives.Distillation``)
-FEW = 4  #: bits and fewer, of weights and activations alike, that are trained where there are images to train on
 
 
 @dataclass(frozen=True)
@@ -31,26 +31,21 @@ class Way:
 
     def __str__(self) -> str:
         if self.recipe is not None:
-            return f"trained, {self.recipe.epochs} epochs"
-        words = [
-            name if value is True else str(value) for name, value in self.calibration.items() if value is not False
-        ]
-        return f"calibrated: {', '.join(words).replace('_', ' ')}" if words else "calibrated"
+            return f"trained, {self.recipe.epochs} epoch{'s' * (self.recipe.epochs > 1)}"
+        return "calibrated, learned rounding" if "rounding" in self.calibration else "calibrated"
 
 
-#: weights/activations, without training.
+#: weights/activations, without training. Ranges, equalization and bias correction are what ``qat.calibrate`` chooses itself.
 CALIBRATED: Mapping[str, Way] = {
     "8/8": Way(),
-    "4/8": Way({"method": "mse", "equalize": True, "bias_correction": True}),
-    "4/4": Way({"method": "mse", "equalize": True, "bias_correction": True}),
+    "4/8": Way({"rounding": qat.LearnedRounding(ITERATIONS)}),
+    "4/4": Way({"rounding": qat.LearnedRounding(ITERATIONS)}),
 }
 WIDTHS = tuple(CALIBRATED)
-#: Quantization-aware training at 4/4, of LSQ's scales, for networks of a few million products and 20,000 images or more.
-TRAINED = Way(
-    recipe=Recipe(6, 64, lr=0.005, optimizer=Optimizer(weight_decay=1e-4), augment_shift=2, augment_flip=True)
-)
+#: Quantization-aware training at 4/4 of networks with a few million products and 20,000 images or more.
+TRAINED = Way(recipe=Recipe(2, 64, lr=TABLE[4].lr, augment_shift=2, augment_flip=True))
 #: The same of digits, which are not mirrored.
-TRAINED_DIGITS = Way(recipe=Recipe(4, 128, lr=0.01, optimizer=Optimizer(weight_decay=1e-4), augment_shift=1))
+TRAINED_DIGITS = Way(recipe=Recipe(2, 128, lr=TABLE[4].lr, augment_shift=1))
 
 
 def bits_of(width: str) -> tuple[int, int]:
@@ -58,6 +53,9 @@ def bits_of(width: str) -> tuple[int, int]:
 
     Args:
         width: one of ``WIDTHS``.
+
+    Returns:
+        Both numbers.
 
     >>> from qat.zoo.settings import bits_of
     >>> bits_of("4/8")
@@ -68,29 +66,21 @@ def bits_of(width: str) -> tuple[int, int]:
 
 
 def conversion(graph: Graph, width: str, way: Way) -> dict[str, Any]:
-    """The settings of ``convert_quant_network``: what the network gives has 8 bits at every width.
+    """The settings of ``convert_quant_network``: what the network gives has 8 bits at every width. Where it is trained at few
+    bits, so have the weights of the first and the last layers (``qat.few_bits_settings``).
 
     Args:
         graph: of the float network.
         width: one of ``WIDTHS``.
         way: how it is reached.
+
+    Returns:
+        Keyword arguments.
     """
-    weights, activations = bits_of(width)
-    if activations == 8 and way.recipe is None:
-        return {"num_bits": (weights, activations)}
-    if way.recipe is None:
-        last = {name: {"num_bits": (weights, 8)} for name in _last_layers(graph)}
-        return {"num_bits": (weights, activations), "layers": last}
-    trained = {name: {"activation_quantizer": qat.LSQActivationQuantizer(8)} for name in _last_layers(graph)}
-    return {
-        "weight_quantizer": qat.LSQWeightQuantizer(weights, per_channel=True),
-        "activation_quantizer": qat.LSQActivationQuantizer(activations),
-        "layers": trained,
-    }
-
-
-def _last_layers(graph: Graph) -> list[str]:
-    """The nodes that compute what the network gives, before a softmax."""
-    inputs = {node.name: node.inputs for node in graph.nodes}
-    cells = {node.name: node.cell for node in graph.nodes}
-    return [inputs[name][0] if isinstance(cells[name], qat.Softmax) else name for name in graph.outputs]
+    bits = bits_of(width)
+    if way.recipe is not None:
+        found = qat.few_bits_settings(graph, bits)
+        # A batch normalisation with a negative factor turns the code -128 into 128, which no int8 holds.
+        edges = {name: {**layer, "narrow_range": (True, False)} for name, layer in found["layers"].items()}
+        return found | {"layers": edges}
+    return {"num_bits": bits, "layers": edge_layers(graph, *bits, edge_bits=bits[0])}
