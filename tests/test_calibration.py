@@ -602,7 +602,7 @@ def test_the_command_calibrates_on_training_images_and_training_goes_on(
     data = ["--data_path", "digits"]
     assert main(["train", *data, "--epochs", "2", "--save_path", str(float_)]) == 0
     arguments = ["--ckpt_path", str(float_), "--images", "200", "--method", "percentile", "--bias_correction"]
-    assert main(["calibrate", *data, *arguments, "--equalize", "--num_bits", "4", "8"]) == 0
+    assert main(["calibrate", *data, *arguments, "--equalize", "--num_bits", "5", "8"]) == 0
     out = capsys.readouterr().out
     before, after = (float(found) for found in re.findall(r"Accuracy (?:before|after): +([\d.]+)", out))
     assert abs(before - after) < 10.0

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from calibrations import PLAIN, calibrate
 from command import run
 from graphs import Traced
 from task_networks import Two
@@ -75,7 +76,7 @@ def checkpoint(task: qat.Task | None = None, **bad: Any) -> qat.Checkpoint:
 
 
 def repaired(source: qat.Checkpoint, **settings: Any) -> qat.Repair:
-    given = {"ops": NUMPY_OPS, "num_bits": (6, 8), "method": "minmax", "bias_correction": False, "equalize": False}
+    given = {"ops": NUMPY_OPS, "num_bits": (6, 8), **PLAIN}
     if "target_drop" not in settings:
         given["target_sqnr"] = 16.0
     return qat.repair(source, settings.pop("images", PIXELS), **{**given, **settings})
@@ -115,7 +116,7 @@ def test_two_bad_layers_are_raised_and_none_that_is_not_needed() -> None:
     assert {x.layer for x in found.raised} == {"b", "d"}
     for left_out in "bd":
         layers = {name: own for name, own in found.settings["layers"].items() if name != left_out}
-        fewer = qat.calibrate(GRAPH, source.params, PIXELS, ops=NUMPY_OPS, **{**found.settings, "layers": layers})
+        fewer = calibrate(GRAPH, source.params, PIXELS, ops=NUMPY_OPS, **{**found.settings, "layers": layers})
         assert sqnr(source, fewer) < 16.0
 
 
@@ -188,7 +189,7 @@ def test_many_candidates_take_few_evaluations_and_the_result_is_the_fewest() -> 
 def test_costs_are_those_of_the_converted_network() -> None:
     source = checkpoint(of_a_dead_number=("b", "d"))
     settings = {"num_bits": (2, 4), "per_channel": (False, False)}
-    base = qat.calibrate(GRAPH, source.params, PIXELS, ops=NUMPY_OPS, **settings)
+    base = calibrate(GRAPH, source.params, PIXELS, ops=NUMPY_OPS, **settings)
     raising = Raising(GRAPH, base.graph, settings)
     offered = candidates(raising, qat.diagnose(base.graph, base.params, PIXELS, ops=NUMPY_OPS))
     costs = Costs(raising, base.params, offered)
@@ -268,7 +269,7 @@ def test_the_metric_of_the_task_decides_where_there_are_labels() -> None:
 def test_too_few_samples_for_so_small_a_drop_are_told() -> None:
     """Of the images whose class changes half are right after it, half were before: nothing is lost, as it happens."""
     source = checkpoint(of_a_dead_number=("b",))
-    quantized = qat.calibrate(GRAPH, source.params, PIXELS, ops=NUMPY_OPS, num_bits=(6, 8), method="minmax")
+    quantized = calibrate(GRAPH, source.params, PIXELS, ops=NUMPY_OPS, num_bits=(6, 8), method="minmax")
     before, after = (outputs_of(x, PIXELS, NUMPY_OPS)[0].argmax(axis=1) for x in (source, quantized))
     labels, changed = before.copy(), np.flatnonzero(before != after)
     labels[changed[::2]] = after[changed[::2]]
@@ -365,7 +366,7 @@ def test_what_refines_is_used_for_the_result_and_needs_no_more_layers() -> None:
 
     def quantize(**settings: Any) -> qat.Checkpoint:
         calls.append(settings)
-        return qat.calibrate(GRAPH, source.params, PIXELS, ops=NUMPY_OPS, method="minmax", **settings)
+        return calibrate(GRAPH, source.params, PIXELS, ops=NUMPY_OPS, method="minmax", **settings)
 
     def refine(**settings: Any) -> qat.Checkpoint:
         layers = {"d": {"num_bits": (8, 8)}, **settings.get("layers", {})}
@@ -389,7 +390,7 @@ def test_what_is_computed_once_gives_the_same_calibration(own: dict[str, Any]) -
 
     def quantize(**settings: Any) -> qat.Checkpoint:
         calls.append(settings)
-        return qat.calibrate(GRAPH, source.params, PIXELS, ops=NUMPY_OPS, **told, **settings)
+        return calibrate(GRAPH, source.params, PIXELS, ops=NUMPY_OPS, **told, **settings)
 
     again = Recalibration(quantize, source, PIXELS, lambda first: told, NUMPY_OPS)
     again(num_bits=(4, 8))
@@ -409,7 +410,7 @@ def test_the_settings_repeat_the_codes(bad: str, tmp_path: Path) -> None:
     found = repaired(source, narrow_range=True, layers={"c": {"num_bits": 8}, bad: {"symmetric": (False, False)}})
     path = tmp_path / "quant.yaml"
     path.write_text(found.quant_config())
-    again = qat.calibrate(GRAPH, source.params, PIXELS, ops=NUMPY_OPS, **read_quant_config(path))
+    again = calibrate(GRAPH, source.params, PIXELS, ops=NUMPY_OPS, **read_quant_config(path))
     assert again.graph == found.checkpoint.graph
     np.testing.assert_array_equal(
         *(qat.evaluate(qat.to_integer(x.graph, x.params), PIXELS) for x in (again, found.checkpoint))
@@ -443,7 +444,7 @@ def test_quantizers_are_written_by_their_class(tmp_path: Path) -> None:
 )
 def test_a_quantizer_gets_widths_that_it_has(quantizer: Any, offered: Any) -> None:
     settings = {"weight_quantizer": quantizer}
-    base = qat.calibrate(GRAPH, params(), PIXELS, ops=NUMPY_OPS, **settings)
+    base = calibrate(GRAPH, params(), PIXELS, ops=NUMPY_OPS, **settings)
     found = candidates(
         Raising(GRAPH, base.graph, settings), qat.diagnose(base.graph, base.params, PIXELS, ops=NUMPY_OPS)
     )
@@ -452,7 +453,7 @@ def test_a_quantizer_gets_widths_that_it_has(quantizer: Any, offered: Any) -> No
 
 def test_dense_weights_keep_their_one_scale_on_ascend() -> None:
     settings = {"profile": "ascend", "num_bits": (4, 8)}
-    base = qat.calibrate(GRAPH, params(), PIXELS, ops=NUMPY_OPS, **settings)
+    base = calibrate(GRAPH, params(), PIXELS, ops=NUMPY_OPS, **settings)
     found = candidates(
         Raising(GRAPH, base.graph, settings), qat.diagnose(base.graph, base.params, PIXELS, ops=NUMPY_OPS)
     )
@@ -488,7 +489,7 @@ def test_mistakes_are_told(settings: dict[str, Any], message: str) -> None:
 
 
 def test_a_quantized_network_is_refused() -> None:
-    quantized = qat.calibrate(GRAPH, params(), PIXELS, ops=NUMPY_OPS)
+    quantized = calibrate(GRAPH, params(), PIXELS, ops=NUMPY_OPS)
     with pytest.raises(qat.QatError, match="is quantized already"):
         repaired(quantized)
 

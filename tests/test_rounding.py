@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from calibrations import calibrate
 from frameworks import HERE
 
 import qat
@@ -91,7 +92,7 @@ ROUNDING = qat.LearnedRounding(iterations=100, batch_size=16, backend="torch")
 
 
 def learned(rounding: qat.LearnedRounding = ROUNDING, **settings: Any) -> qat.Checkpoint:
-    return qat.calibrate(Small(), PARAMS, IMAGES, rounding=rounding, **{"num_bits": (2, 8), **settings})
+    return calibrate(Small(), PARAMS, IMAGES, rounding=rounding, **{"num_bits": (2, 8), **settings})
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +198,7 @@ def layers_of(graph: qat.Graph, params: dict[str, Array]) -> list[tuple[Any, dic
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_moved_weight_has_the_codes_that_were_chosen(kind: str, clipped: bool) -> None:
     """Any choice of the code below or above: the integers of deployment are it, also with signs of gamma and folded weights."""
-    before = qat.calibrate(Small(), PARAMS, IMAGES[:8], **{"num_bits": (4, 8), **KINDS[kind]})
+    before = calibrate(Small(), PARAMS, IMAGES[:8], **{"num_bits": (4, 8), **KINDS[kind]})
     random, after, chosen = np.random.default_rng(0), dict(before.params), {}
     scales = {
         node.name: node.inputs[0].grid.scale
@@ -285,7 +286,7 @@ def test_the_blocks_of_a_residual_network() -> None:
 
 def test_a_block_computes_what_the_graph_computes() -> None:
     """Of each block, with its inputs as real numbers: the same numbers as in the graph, one rounding of a product apart."""
-    checkpoint = qat.calibrate(Small(), PARAMS, IMAGES[:8])
+    checkpoint = calibrate(Small(), PARAMS, IMAGES[:8])
     loop = NodeLoop(checkpoint.graph, NUMPY_OPS)
     context, values = loop.load(checkpoint.params, 0), loop.begin(loop.pixels((IMAGES[:4],)))
     for step in loop.steps:
@@ -315,7 +316,7 @@ def test_the_error_falls_where_the_nearest_codes_lose(checkpoint: qat.Checkpoint
         np.uint8
     )
     wanted = float_outputs(images)
-    nearest = qat.calibrate(Small(), PARAMS, IMAGES, num_bits=(2, 8))
+    nearest = calibrate(Small(), PARAMS, IMAGES, num_bits=(2, 8))
     errors = []
     for each in (nearest, checkpoint):
         outputs = qat.backend("torch").predict(qat.backend("torch").lower(each.graph, each.params), images)
@@ -360,7 +361,7 @@ def test_other_cells_keep_the_codes_that_were_learned() -> None:
     params = trained_like(graph)
     few = replace(ROUNDING, iterations=20)
     with pytest.warns(QatWarning, match="again: keeps the nearest codes .*, since its cell is used more than once"):
-        found = qat.calibrate(graph, params, IMAGES, num_bits=(3, 8), rounding=few)
+        found = calibrate(graph, params, IMAGES, num_bits=(3, 8), rounding=few)
     record = found.history[0]["rounding"]["blocks"]
     assert [block["name"] for block in record] == ["first", "up", "depthwise", "fc"]
     assert sum(block["kept"] == "learned" for block in record) >= 2
@@ -426,7 +427,7 @@ def test_bias_correction_comes_after_it() -> None:
         if name.endswith("weight"):
             assert np.array_equal(both.params[name], array)
     assert not np.array_equal(both.params["fc.bias"], alone.params["fc.bias"])
-    nearest = qat.calibrate(Small(), PARAMS, IMAGES, num_bits=(2, 8), bias_correction=True)
+    nearest = calibrate(Small(), PARAMS, IMAGES, num_bits=(2, 8), bias_correction=True)
     assert not np.array_equal(both.params["fc.bias"], nearest.params["fc.bias"])
 
 
@@ -450,7 +451,7 @@ def test_wrong_fields_are_refused(fields: dict[str, Any], message: str) -> None:
 
 def test_one_image_is_too_few() -> None:
     with pytest.raises(QatError, match="at least 2"):
-        qat.calibrate(Small(), PARAMS, IMAGES[:1], rounding=ROUNDING)
+        calibrate(Small(), PARAMS, IMAGES[:1], rounding=ROUNDING)
     assert HELD_BACK > 1
 
 

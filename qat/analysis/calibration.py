@@ -88,8 +88,8 @@ def calibrate(
             error falls.
         rounding: how weights become codes, after the ranges and before the bias correction. "nearest"; "moments": so that
             layers' outputs change least, by the second moments of what they take (``qat.analysis.moment_rounding``); or
-            learned, as a ``qat.LearnedRounding`` says. None: the better one of the first two where the method is chosen too,
-            else "nearest".
+            learned, as a ``qat.LearnedRounding`` says. None: the first or the second one, where the error
+            falls.
         batch_size: images at a time; None: as many as fit (``samples_that_fit``). Ranges depend on it in the last bits at most.
         ops: the vocabulary that computes, as ``qat.registry.evaluation_ops("keras")``; None: of the first backend that is
             installed, without any NumPy's. Ranges depend on it in the last bits, as float sums do.
@@ -122,8 +122,6 @@ def calibrate(
     """
     learning = rounding if isinstance(rounding, LearnedRounding) else None
     of_weights = LEARNED if isinstance(rounding, LearnedRounding) else rounding
-    if of_weights is None and method is not None:
-        of_weights = NEAREST
     wanted = Wanted(method, percentile, equalize, bias_correction, of_weights)
     graph = as_graph(network)
     size = samples_that_fit(graph.shapes.values(), MOST, BATCH_BYTES) if batch_size is None else batch_size

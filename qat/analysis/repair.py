@@ -24,6 +24,7 @@ from typing import Any
 
 from qat.analysis.calibration import calibrate
 from qat.analysis.candidates import WIDE, Costs, Raising, candidates
+from qat.analysis.choosing import NEAREST
 from qat.analysis.deciding import AgreementMeasure, Measure, MetricMeasure, OwnMeasure, SqnrMeasure, amount
 from qat.analysis.diagnosed import Diagnosis
 from qat.analysis.diagnosis import diagnose
@@ -46,7 +47,6 @@ from qat.vocabulary.ops import Ops
 
 FEWEST = ("layers", "bytes", "bops")
 BUDGETS = {"weight_bytes": "size_budget", "bops": "bops_budget"}  #: what they limit, and what they are called
-REFINING = ("rounding",)  #: arguments of calibrate that take long and never lose much: for the result alone
 MOST_TO_BLAME_ON = 128  #: samples of the diagnosis
 FEWEST_TO_BLAME_ON = 16
 WORK = 2e11  #: multiply-accumulates that it may take, about; of large networks it is of fewer samples
@@ -94,7 +94,8 @@ def repair(
         targets: names of the file formats that the network is for, as ("C",).
         quantize: called with settings of ``convert_quant_network``; returns a checkpoint that ``images`` have calibrated. None:
             ``calibrate``.
-        refine: the same, with more effort: makes the result. None: ``quantize``; with ``calibrate``'s ``rounding`` that.
+        refine: the same, with more effort: makes the result. None: ``quantize``; where that is
+            None too, ``calibrate`` with its ``rounding``, while the search rounds to the nearest code.
         ops: the vocabulary that computes, as of ``calibrate``.
         progress: called with a line for each network that was measured.
         **settings: those of ``calibrate`` and ``convert_quant_network``.
@@ -195,7 +196,7 @@ def _calibrations(
     checkpoint: Checkpoint, images: Arrays, ops: Ops, own: Mapping[str, Any]
 ) -> tuple[Quantize, Quantize | None]:
     """``calibrate`` for the search, and for the result where it refines; own: settings of it."""
-    rough = {name: value for name, value in own.items() if name not in REFINING}
+    rough = {**own, "rounding": NEAREST}
     choice: dict[str, Any] = {}  # what the first calibration chose by itself, so that all are alike
 
     def calibrated(told: Mapping[str, Any], settings: Mapping[str, Any]) -> Checkpoint:
@@ -210,13 +211,15 @@ def _calibrations(
     def refine(**settings: Any) -> Checkpoint:
         return calibrated(own, settings)
 
-    return quantize, refine if any(own.get(name) for name in REFINING) else None
+    return quantize, None if own.get("rounding") == NEAREST else refine
 
 
 def chosen_in(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What a calibration chose of its own arguments, as the checkpoint's history says it; nothing where it does not."""
+    """What a calibration chose of its own arguments but rounding, which takes long and only helps, and so is for the result
+    alone, as the checkpoint's history says it; nothing where it does not.
+    """
     record: Mapping[str, Any] = next((x["calibration"] for x in checkpoint.history if x.get("calibration")), {})
-    own = set(inspect.signature(calibrate).parameters) - {"network", "params", "images", "ops", *REFINING}
+    own = set(inspect.signature(calibrate).parameters) - {"network", "params", "images", "ops", "rounding"}
     return {name: value for name, value in record.items() if name in own and value is not None}
 
 

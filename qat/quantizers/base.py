@@ -257,14 +257,8 @@ class BaseWeightQuantizer(Quantizer, ABC):
         return "its codes are not all whole steps of one scale from a fixed 0"
 
     def rescaled(self, own: Mapping[str, Array], factor: Array) -> dict[str, Array]:
-        """Its parameters for a weight whose outputs are multiplied by factors: codes stay, where each output has a scale.
-
-        Args:
-            own: its parameters and state, by local name.
-            factor: above 0, (O,).
-
-        Returns:
-            Those that change; none where scales follow the weight.
+        """Of its parameters ``own``, by local name, those that change where the weight's outputs are multiplied by ``factor``, (O,)
+        above 0, so that codes stay where each output has a scale; none where scales follow the weight.
         """
         return {}
 

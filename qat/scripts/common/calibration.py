@@ -54,7 +54,7 @@ def add_calibration_arguments(parser: argparse.ArgumentParser) -> None:
         choices=(AUTO, *ROUNDINGS),
         default=AUTO,
         help="of weights: to the nearest code, by the moments of what layers take, or learned block by block; auto: one of "
-        "the first two is chosen where the method is",
+        "the first two, where the outputs err less with it",
     )
     calibration.add_argument(
         "--rounding_iterations",
