@@ -124,9 +124,7 @@ def cost(engine: str, ckpt_path: str, images_path: str, method: str) -> tuple[fl
 
     checkpoint, images = Checkpoint.load(ckpt_path), np.load(images_path)
     ops = NUMPY_OPS if engine == "numpy" else evaluation_ops(engine)
-    settings = (
-        {} if method == AUTO else {"method": method, "equalize": False, "bias_correction": True, "rounding": "nearest"}
-    )
+    settings = {} if method == AUTO else {"method": method, "equalize": False, "bias_correction": True}
     qat.calibrate(checkpoint.graph, checkpoint.params, images, ops=ops, **settings)
     return time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 

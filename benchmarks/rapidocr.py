@@ -190,7 +190,6 @@ def measured(files: Files, pictures: Callable[[int, int], Array], args: argparse
         method=args.method,
         equalize=False,
         bias_correction=False,
-        rounding="nearest",
         batch_size=8,
         ops=TorchOps(),
     )

@@ -32,7 +32,7 @@ from qat.vocabulary.arrays import Array
 
 KINDS = {"gru": qat.GRU, "lstm": qat.LSTM}
 FILES = ("ONNX", "TFLITE", "C")
-PLAIN = {"method": "minmax", "equalize": False, "bias_correction": False, "rounding": "nearest"}  #: of the calibration
+PLAIN = {"method": "minmax", "equalize": False, "bias_correction": False}  #: of the calibration
 
 
 class Rows(qat.Network):

@@ -6,9 +6,9 @@ from typing import Any
 
 import qat
 
-PLAIN: dict[str, Any] = {"method": "minmax", "equalize": False, "bias_correction": False, "rounding": "nearest"}
+PLAIN: dict[str, Any] = {"method": "minmax", "equalize": False, "bias_correction": False}
 #: the same, of commands
-PLAIN_FLAGS = ("--method", "minmax", "--equalize", "false", "--bias_correction", "false", "--rounding", "nearest")
+PLAIN_FLAGS = ("--method", "minmax", "--equalize", "false", "--bias_correction", "false")
 
 
 def calibrate(network: Any, params: Any, images: Any, **settings: Any) -> qat.Checkpoint:

@@ -13,7 +13,7 @@ from calibrations import PLAIN
 
 import qat
 from qat.analysis.calibration import _Work
-from qat.analysis.choosing import CANDIDATES, FEWEST, MOST_HELD, ROUNDINGS, Judge, held_back
+from qat.analysis.choosing import CANDIDATES, FEWEST, MOST_HELD, Judge, held_back
 from qat.analysis.ranges import METHODS, Observed
 from qat.cli import main
 from qat.errors import QatWarning
@@ -81,7 +81,7 @@ def test_each_candidate_is_taken_where_it_errs_least(
     monkeypatch.setattr(Observed, "with_ranges", with_ranges)
     monkeypatch.setattr(Judge, "error", error)
     monkeypatch.setattr(_Work, "corrected", corrected)
-    record = record_of(chosen(rounding="nearest"))
+    record = record_of(chosen())
     assert (record["method"], record["equalize"], record["bias_correction"]) == (method, equalize, bias_correction)
     assert [each["chosen"] for each in record["decisions"]] == [
         method,
@@ -144,7 +144,7 @@ def test_outputs_count_alike_logits_in_place_of_a_softmax() -> None:
     params["zero.weight"] *= np.float32(0.0)
     found = chosen(params=params, network=Several(), num_bits=(4, 4))
     decisions = record_of(found)["decisions"]
-    assert [each["setting"] for each in decisions] == ["method", "equalize", "rounding", "bias_correction"]
+    assert [each["setting"] for each in decisions] == ["method", "equalize", "bias_correction"]
     assert all(0.0 < x < 60.0 for each in decisions for x in each["sqnr"].values())
     plain = chosen(params=params, network=Several(), num_bits=(4, 4), **PLAIN)
     judge = Judge(plain.graph, plain.params, batches_of(IMAGES, plain.graph.input_specs, 60, "Several"), NUMPY_OPS)
@@ -160,7 +160,7 @@ def test_what_is_asked_for_is_obeyed() -> None:
             warnings.simplefilter("ignore", QatWarning)
             given = record_of(chosen(method=method))
         assert given["method"] == method
-        assert [each["setting"] for each in given["decisions"]] == ["equalize", "rounding", "bias_correction"]
+        assert [each["setting"] for each in given["decisions"]] == ["equalize", "bias_correction"]
     for setting in ("equalize", "bias_correction"):
         for value in (True, False):
             given = record_of(chosen(**{setting: value}))
@@ -176,7 +176,7 @@ def test_ranges_are_those_of_all_images_whatever_was_held_back() -> None:
     images[held[0]] = np.where(
         PARAMS["first.weight"][3] > 0, 255, 0
     )  # the largest number, in an image that is held back
-    found, plain = chosen(images, method="minmax", equalize=False, rounding="nearest"), chosen(images, **PLAIN)
+    found, plain = chosen(images, method="minmax", equalize=False), chosen(images, **PLAIN)
     assert found.params["first.fake_quant.max"] == plain.params["first.fake_quant.max"]
 
 
@@ -198,7 +198,7 @@ def test_a_choice_repeats_and_the_history_says_it(tmp_path: Path) -> None:
     record = record_of(Checkpoint.load(tmp_path / "a.ckpt"))
     assert record == record_of(first)
     assert (record["images"], record["held_back"]) == (60, 15)
-    assert all(set(each["sqnr"]) in ({"yes", "no"}, set(CANDIDATES), set(ROUNDINGS)) for each in record["decisions"])
+    assert all(set(each["sqnr"]) in ({"yes", "no"}, set(CANDIDATES)) for each in record["decisions"])
 
 
 def test_biases_that_take_nothing_are_not_added(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,30 +248,14 @@ def test_the_command_says_what_it_chose(tmp_path: Path, capsys: pytest.CaptureFi
     out = capsys.readouterr().out
     assert "Chosen by the outputs' SQNR on 10 of 40 images" in out
     assert max(len(line) for line in out.splitlines() if "saved" not in line) <= 80
-    for setting in ("method", "equalize", "rounding", "bias_correction"):
+    for setting in ("method", "equalize", "bias_correction"):
         assert setting in out
-    assert out.count("chosen") == 4
+    assert out.count("chosen") == 3
     record = record_of(Checkpoint.load(tmp_path / "a_calibrated.ckpt"))
     assert (record["images"], record["seed"], record["held_back"]) == (40, 0, 10)
     assert main([*command, "--images", "8", "--method", "auto"]) == 0
     assert "8 images are too few to choose settings by" in capsys.readouterr().out
-    assert (
-        main(
-            [
-                *command,
-                "--images",
-                "40",
-                "--method",
-                "minmax",
-                "--equalize",
-                "--bias_correction",
-                "false",
-                "--rounding",
-                "nearest",
-            ]
-        )
-        == 0
-    )
+    assert main([*command, "--images", "40", "--method", "minmax", "--equalize", "--bias_correction", "false"]) == 0
     assert "Chosen" not in capsys.readouterr().out
     record = record_of(Checkpoint.load(tmp_path / "a_calibrated.ckpt"))
     assert (record["method"], record["equalize"], record["bias_correction"]) == ("minmax", True, False)

@@ -16,8 +16,6 @@ from qat.analysis.bias_correction import ChannelMean, correct_biases, float_mean
 from qat.analysis.choosing import (
     CANDIDATES,
     FEWEST,
-    MOMENTS,
-    NEAREST,
     Decision,
     Judge,
     Wanted,
@@ -27,7 +25,6 @@ from qat.analysis.choosing import (
     some_of,
     warn_if_ruined,
 )
-from qat.analysis.moment_rounding import round_by_moments
 from qat.analysis.ranges import Observed
 from qat.graph import Graph, Network, Params, as_graph
 from qat.passes.convert_quant_network import convert_quant_network
@@ -52,7 +49,6 @@ def calibrate(
     percentile: float = 99.99,
     bias_correction: bool | None = None,
     equalize: bool | None = None,
-    rounding: str | None = None,
     batch_size: int | None = None,
     ops: Ops | None = None,
     **settings: Any,
@@ -60,9 +56,8 @@ def calibrate(
     """Quantize a trained float network with the ranges that its activations have on some images.
 
     What is None is chosen, by the SQNR that the network's outputs have on images which are held back from the choice, a quarter
-    of all and at most 64 (``qat.analysis.choosing``): first ranges and equalization together, then rounding, then bias
-    correction. The final ranges are those of all images. With fewer than 16 images nothing is chosen: ranges are then "minmax",
-    rounding is "nearest", and nothing is equalized or corrected.
+    of all and at most 64 (``qat.analysis.choosing``): first ranges and equalization together, then bias correction. The final
+    ranges are those of all images. With fewer than 16 images nothing is chosen: ranges are then "minmax", without the others.
 
     The numbers are those of the float network. A fake quantizer after a ReLU keeps only the upper end of its range, and
     fake quantizers that share a grid take the union of their ranges; a QatWarning says where a Concat thereby leaves few codes
@@ -83,8 +78,6 @@ def calibrate(
             cell out of its bias (``correct_biases``). A cell without bias gets one; one with batch normalisation keeps
             it, and its beta takes the correction. None: where the error falls.
         equalize: first equalize the channels of weights (``equalize_channels``). None: where the error falls.
-        rounding: how weights become codes. "nearest": each the nearest one. "moments": those with which their layer's sums err
-            least (``round_by_moments``); the float weights are moved to the middle of these. None: where the error falls.
         batch_size: images at a time; None: as many as fit (``samples_that_fit``). Ranges depend on it in the last bits at most.
         ops: the vocabulary that computes, as ``qat.registry.evaluation_ops("keras")``; None: of the first backend that is
             installed, without any NumPy's. Ranges depend on it in the last bits, as float sums do.
@@ -111,17 +104,16 @@ def calibrate(
     >>> checkpoint = qat.calibrate(Small(), Small().graph().initial_params(), images, method="mse")
     >>> checkpoint.graph.is_quantized, sorted(checkpoint.params)
     (True, ['conv.fake_quant.max', 'conv.weight'])
-    >>> {name: checkpoint.history[0]["calibration"][name] for name in ("method", "rounding")}  # ten images choose nothing
-    {'method': 'mse', 'rounding': 'nearest'}
+    >>> {name: checkpoint.history[0]["calibration"][name] for name in ("method", "bias_correction")}  # ten images choose nothing
+    {'method': 'mse', 'bias_correction': False}
     """
-    wanted = Wanted(method, percentile, equalize, bias_correction, rounding)
+    wanted = Wanted(method, percentile, equalize, bias_correction)
     graph = as_graph(network)
     size = samples_that_fit(graph.shapes.values(), MOST, BATCH_BYTES) if batch_size is None else batch_size
     batches_of(images, graph.input_specs, size, graph.name)
     graph.check_params(params)
     work = _Work(graph, dict(params), images, size, wanted, evaluation_ops() if ops is None else ops, settings)
     own = work.with_ranges()  # of equalized channels, where they are better
-    own = work.rounded(own)
     own = work.corrected(own)
     quantized, own = work.deployed(own)
     warn_of_unlike_ranges(quantized, own)
@@ -150,7 +142,7 @@ class _Work:
         self._count = len(as_tuple(images)[0])
         self.wanted = wanted if self._count >= FEWEST else wanted.without_choice()
         self._ops, self._settings, self._given = ops, settings, graph
-        self._splits = self._count >= FEWEST and (self.wanted.open or self.wanted.rounding == MOMENTS)
+        self._splits = self.wanted.open
         used, held = held_back(images) if self._splits else (images, some_of(images))
         self._held_count = len(as_tuple(held)[0]) if self._splits else 0
         self._used, self._held = (batches_of(x, graph.input_specs, size, graph.name) for x in (used, held))
@@ -193,19 +185,6 @@ class _Work:
         means = float_means(self.quantized) if self.wanted.bias_correction is not False else {}
         observed.add(self._ops, self._used, watching(self._ops, means))
         return observed, means
-
-    def rounded(self, own: Params) -> Params:
-        """Weights moved to codes that suit their layer's sums, where that was asked for or makes the outputs err less."""
-        chosen = self.wanted.rounding
-        if chosen == NEAREST:
-            return own
-        found, _ = round_by_moments(self.quantized, own, self._used, self._held, self._ops)
-        if chosen is None:
-            errors = {NEAREST: self._judge.error(own), MOMENTS: self._judge.error(found)}
-            chosen = best(errors)
-            self._decide("rounding", errors, chosen)
-            self.wanted = replace(self.wanted, rounding=chosen)
-        return found if chosen == MOMENTS else own
 
     def corrected(self, own: Params) -> Params:
         """Biases corrected, where that was asked for or makes the outputs err less."""

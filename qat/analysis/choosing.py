@@ -31,7 +31,6 @@ SHARE = 4  #: one image of so many is held back
 MOST_HELD = 64  #: images; a choice between a few candidates needs no more
 CHECKED = 16  #: images on which a method that was asked for is compared with "minmax"
 RUINED = 3.0  #: dB below "minmax" from which on there is a warning: twice the error
-NEAREST, MOMENTS = ROUNDINGS = ("nearest", "moments")
 CANDIDATES = ("minmax", "mse", "percentile")  #: candidates; of equal ones the first is taken
 
 T = TypeVar("T")
@@ -46,17 +45,15 @@ class Wanted:
         percentile: for the method of that name.
         equalize: whether channels are equalized.
         bias_correction: whether biases are corrected.
-        rounding: how weights become codes, one of ``ROUNDINGS``.
 
     Raises:
-        QatError: there is no such method, percentile or rounding.
+        QatError: there is no such method or percentile.
     """
 
     method: str | None
     percentile: float
     equalize: bool | None
     bias_correction: bool | None
-    rounding: str | None
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -65,14 +62,11 @@ class Wanted:
                 f"method {self.method!r} is unknown: choose one of {', '.join(METHODS)}, or None to have it chosen"
             )
         check_percentile(self.percentile)
-        if self.rounding not in (None, *ROUNDINGS):
-            known = ", ".join(ROUNDINGS)
-            raise QatError(f"rounding {self.rounding!r} is unknown: choose one of {known}, or None to have it chosen")
 
     @property
     def open(self) -> bool:
         """Whether there is anything to choose."""
-        return None in (self.method, self.equalize, self.bias_correction, self.rounding)
+        return None in (self.method, self.equalize, self.bias_correction)
 
     def without_choice(self) -> Wanted:
         """The same, what is open being what is never far off: ranges from the smallest to the largest number, nothing else."""
@@ -81,7 +75,6 @@ class Wanted:
             method=self.method or "minmax",
             equalize=bool(self.equalize),
             bias_correction=bool(self.bias_correction),
-            rounding=self.rounding or NEAREST,
         )
 
 

@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -161,8 +161,9 @@ class LinearCell(Cell, ABC, abstract=True):
 
     def deployed_parameters(self) -> int:
         """Weights, and a bias for each output where there is a bias, a batch normalisation or a shift of the input."""
-        normalization = self.input_normalization
-        has_bias = self.has_bias or self.has_bn or (normalization is not None and normalization.has_bias)
+        has_bias = self.has_bias or self.has_bn
+        if self.input_normalization is not None:
+            has_bias = has_bias or self.input_normalization.has_bias
         return self.deployed_weights + has_bias * self.out_channels
 
     def sliced(self, local: str, array: Array, outputs: Array, inputs: Array) -> Array:
@@ -180,12 +181,8 @@ class LinearCell(Cell, ABC, abstract=True):
             return params
         weight, shape = params["weight"], self.weight_shape
         bias = normalization.bias(ops, weight, params.get("bias"), shape)
-        return params | {"weight": normalization.weight(ops, weight, shape)} | ({} if bias is None else {"bias": bias})
-
-    def numpy_params(self, params: Mapping[str, Array]) -> dict[str, Array]:
-        """The same, of canonical arrays by local name, for NUMPY_OPS."""
-        own = {local: NUMPY_OPS.from_numpy(params[local], param.kind) for local, param in self.params().items()}
-        return self._complete(NUMPY_OPS, own)
+        changed = {"weight": normalization.weight(ops, weight, shape)} | ({} if bias is None else {"bias": bias})
+        return params | changed
 
     def _mask(self, ops: Ops, mask: Tensor) -> Tensor:
         """A pruner's mask of the weight that is quantized."""
@@ -331,31 +328,21 @@ class LinearCell(Cell, ABC, abstract=True):
         codes = _codes(ops, quantizer, weight, bias_floor(ops, bias, x_scale, quantizer.num_bits), own)
         return codes, ops.round_ste(bias / (x_scale * codes.scale))
 
-    def coded(self, own: Mapping[str, Array], x_scale: Array) -> tuple[Array, Array | None, WeightCodes, Array | None]:
-        """Weight and bias as deployment quantizes them, and their codes, of ``numpy_params``; x_scale: (1,), the input's."""
-        ops, quantizer = NUMPY_OPS, cast(BaseWeightQuantizer, self.weight_quantizer)
-        weight, bias = own["weight"], own.get("bias")
+    def _deployed(
+        self, quantizer: BaseWeightQuantizer, own: Mapping[str, Array], x_scale: Array
+    ) -> tuple[WeightCodes, Array | None]:
+        """Weight and bias codes with everything folded in, by the running statistics; ``own`` for NUMPY_OPS."""
+        ops = NUMPY_OPS
+        weight, shift = own["weight"], own.get("bias")
         if self.has_bn:
-            factor, bias = running_affine(ops, own, self.eps)
+            factor, shift = running_affine(ops, own, self.eps)
             weight = weight if self.bn_fold is None else weight * ops.on_output(factor, weight)
         of_quantizer = _of_quantizer(own)
         of_quantizer |= quantizer.observe(ops, weight, of_quantizer)
-        if self.has_bn and self.bn_fold is None:
-            return weight, bias, _codes(ops, quantizer, weight, None, of_quantizer), None
-        return weight, bias, *self._quantize(ops, quantizer, weight, bias, x_scale, of_quantizer)
-
-    def _deployed(self, own: Mapping[str, Array], x_scale: Array) -> tuple[WeightCodes, Array | None]:
-        """Weight and bias codes with everything folded in, by the running statistics; ``own`` for NUMPY_OPS."""
-        _, shift, codes, bias_codes = self.coded(own, x_scale)
         if not self.has_bn or self.bn_fold is not None:
-            return codes, bias_codes
+            return self._quantize(ops, quantizer, weight, shift, x_scale, of_quantizer)
         # w was quantized by itself: |factor| goes into its scale, and the sign into its codes.
-        ops, quantizer, (centred, scale, zero_point) = (
-            NUMPY_OPS,
-            cast(BaseWeightQuantizer, self.weight_quantizer),
-            codes,
-        )
-        factor, _ = running_affine(ops, own, self.eps)
+        centred, scale, zero_point = _codes(ops, quantizer, weight, None, of_quantizer)
         floor = np.maximum(bias_floor(ops, shift, x_scale, quantizer.num_bits), np.float32(SMALLEST_SCALE))
         product = scale * np.abs(factor)
         scale = np.maximum(product, floor)
@@ -375,9 +362,11 @@ class LinearCell(Cell, ABC, abstract=True):
                 f"{name}: its {missing} has no quantizer, so that it cannot be computed in integers; convert the network "
                 "with convert_quant_network, and keep after_fake=True on the cells before it"
             )
-        outputs, own = self.out_channels, self.numpy_params(params)
+        outputs = self.out_channels
+        own = {local: NUMPY_OPS.from_numpy(params[local], param.kind) for local, param in self.params().items()}
+        own = self._complete(NUMPY_OPS, own)
         with np.errstate(over="ignore", invalid="ignore"):
-            codes, bias_codes = self._deployed(own, np.full(1, x.grid.scale, np.float32))
+            codes, bias_codes = self._deployed(quantizer, own, np.full(1, x.grid.scale, np.float32))
         if not np.isfinite(codes.scale).all():
             largest = max(float(np.abs(array).max()) for array in own.values())
             raise QatError(

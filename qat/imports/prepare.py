@@ -32,7 +32,7 @@ from qat.vocabulary.ops import Array
 KEPT = 64  #: samples that a prepared model remembers, to verify exported files on
 OURS = (Network, Graph, Imported, Checkpoint)  #: what is of no framework
 #: What only ``calibrate`` takes of the settings.
-OF_CALIBRATION = {"method", "percentile", "bias_correction", "equalize", "rounding", "batch_size", "ops"}
+OF_CALIBRATION = {"method", "percentile", "bias_correction", "equalize", "batch_size", "ops"}
 
 
 @dataclass(frozen=True, eq=False)

@@ -216,17 +216,6 @@ class BaseWeightQuantizer(Quantizer, ABC):
         """
         return {}
 
-    def calibrated(self, largest: Array) -> dict[str, Array]:
-        """State for a given range, as calibration sets it; none where the range is that of the weight.
-
-        Args:
-            largest: the largest size of a weight within the range, (O,) if per_channel, else a scalar.
-
-        Returns:
-            State by local name.
-        """
-        return {}
-
     @abstractmethod
     def quantize(
         self, ops: Ops, weight: Tensor, floor: Tensor | None = None, own: Tensors | None = None

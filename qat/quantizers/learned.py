@@ -129,11 +129,6 @@ class LSQWeightQuantizer(BaseWeightQuantizer):
         start = ops.maximum(mean * (2.0 / math.sqrt(self.qmax)), SMALLEST_SCALE)
         return {"initial_scale": ops.where(known > 0.0, known, start)}
 
-    def calibrated(self, largest: Array) -> dict[str, Array]:
-        """The smallest scale at which the range is not clipped."""
-        scale = np.maximum(largest / self.qmax, SMALLEST_SCALE)
-        return {"initial_scale": scale, "scale_change": np.zeros_like(scale)}
-
     def quantize(
         self, ops: Ops, weight: Tensor, floor: Tensor | None = None, own: Tensors | None = None
     ) -> WeightCodes:

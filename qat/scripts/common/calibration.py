@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from qat.analysis.calibration import calibrate
-from qat.analysis.choosing import FEWEST, ROUNDINGS, check_percentile
+from qat.analysis.choosing import FEWEST, check_percentile
 from qat.analysis.ranges import METHODS
 from qat.console import print_table
 from qat.data import Dataset
@@ -48,12 +48,6 @@ def add_calibration_arguments(parser: argparse.ArgumentParser) -> None:
             metavar="BOOL",
             help=f"{text} (default: where the outputs err less with it)",
         )
-    calibration.add_argument(
-        "--rounding",
-        choices=(AUTO, *ROUNDINGS),
-        default=AUTO,
-        help="of weights: to the nearest codes, or to those with which a layer's sums err least; auto: it is chosen",
-    )
 
 
 def check_calibration(args: argparse.Namespace, dataset: Dataset) -> None:
@@ -79,7 +73,6 @@ def calibrated(args: argparse.Namespace, checkpoint: Checkpoint, dataset: Datase
         percentile=args.percentile,
         bias_correction=args.bias_correction,
         equalize=args.equalize,
-        rounding=None if args.rounding == AUTO else args.rounding,
         ops=evaluation_ops(args.backend, args.device_target),
         **settings,
     )
