@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from calibrations import PLAIN
+from calibrations import PLAIN, PLAIN_FLAGS
 
 import qat
 from qat.analysis.calibration import _Work
-from qat.analysis.choosing import CANDIDATES, FEWEST, MOST_HELD, Judge, held_back
+from qat.analysis.choosing import CANDIDATES, FEWEST, MOMENTS, MOST_HELD, NEAREST, Judge, held_back
 from qat.analysis.ranges import METHODS, Observed
 from qat.cli import main
 from qat.errors import QatWarning
@@ -81,7 +81,7 @@ def test_each_candidate_is_taken_where_it_errs_least(
     monkeypatch.setattr(Observed, "with_ranges", with_ranges)
     monkeypatch.setattr(Judge, "error", error)
     monkeypatch.setattr(_Work, "corrected", corrected)
-    record = record_of(chosen())
+    record = record_of(chosen(rounding=NEAREST))
     assert (record["method"], record["equalize"], record["bias_correction"]) == (method, equalize, bias_correction)
     assert [each["chosen"] for each in record["decisions"]] == [
         method,
@@ -97,7 +97,7 @@ def test_one_image_like_no_other_does_not_decide_the_ranges() -> None:
     used, _ = held_back(np.arange(len(images)))
     images[used[0]] = 255
     params = PARAMS | {"first.bias": -PARAMS["first.weight"].sum(axis=1) * np.float32(256 / 255)}  # 128 becomes 0
-    found = chosen(images, params, num_bits=(8, 4))
+    found = chosen(images, params, num_bits=(8, 4), rounding=NEAREST)
     plain = chosen(images, params, num_bits=(8, 4), **PLAIN)
     assert record_of(found)["method"] != "minmax"
     others = np.delete(images, used[0], axis=0)[:200]
@@ -144,7 +144,7 @@ def test_outputs_count_alike_logits_in_place_of_a_softmax() -> None:
     params["zero.weight"] *= np.float32(0.0)
     found = chosen(params=params, network=Several(), num_bits=(4, 4))
     decisions = record_of(found)["decisions"]
-    assert [each["setting"] for each in decisions] == ["method", "equalize", "bias_correction"]
+    assert [each["setting"] for each in decisions] == ["method", "equalize", "rounding", "bias_correction"]
     assert all(0.0 < x < 60.0 for each in decisions for x in each["sqnr"].values())
     plain = chosen(params=params, network=Several(), num_bits=(4, 4), **PLAIN)
     judge = Judge(plain.graph, plain.params, batches_of(IMAGES, plain.graph.input_specs, 60, "Several"), NUMPY_OPS)
@@ -160,11 +160,12 @@ def test_what_is_asked_for_is_obeyed() -> None:
             warnings.simplefilter("ignore", QatWarning)
             given = record_of(chosen(method=method))
         assert given["method"] == method
-        assert [each["setting"] for each in given["decisions"]] == ["equalize", "bias_correction"]
-    for setting in ("equalize", "bias_correction"):
-        for value in (True, False):
+        assert [each["setting"] for each in given["decisions"]] == ["equalize", "rounding", "bias_correction"]
+    values = {"equalize": (True, False), "bias_correction": (True, False), "rounding": (NEAREST, MOMENTS)}
+    for setting, each in values.items():
+        for value in each:
             given = record_of(chosen(**{setting: value}))
-            assert given[setting] is value
+            assert given[setting] == value
             assert setting not in [each["setting"] for each in given["decisions"]]
     whole = record_of(chosen(**PLAIN))
     assert (whole["decisions"], whole["held_back"]) == ([], 0)
@@ -198,7 +199,9 @@ def test_a_choice_repeats_and_the_history_says_it(tmp_path: Path) -> None:
     record = record_of(Checkpoint.load(tmp_path / "a.ckpt"))
     assert record == record_of(first)
     assert (record["images"], record["held_back"]) == (60, 15)
-    assert all(set(each["sqnr"]) in ({"yes", "no"}, set(CANDIDATES)) for each in record["decisions"])
+    assert all(
+        set(each["sqnr"]) in ({"yes", "no"}, set(CANDIDATES), {NEAREST, MOMENTS}) for each in record["decisions"]
+    )
 
 
 def test_biases_that_take_nothing_are_not_added(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,14 +251,14 @@ def test_the_command_says_what_it_chose(tmp_path: Path, capsys: pytest.CaptureFi
     out = capsys.readouterr().out
     assert "Chosen by the outputs' SQNR on 10 of 40 images" in out
     assert max(len(line) for line in out.splitlines() if "saved" not in line) <= 80
-    for setting in ("method", "equalize", "bias_correction"):
+    for setting in ("method", "equalize", "rounding", "bias_correction"):
         assert setting in out
-    assert out.count("chosen") == 3
+    assert out.count("chosen") == 4
     record = record_of(Checkpoint.load(tmp_path / "a_calibrated.ckpt"))
     assert (record["images"], record["seed"], record["held_back"]) == (40, 0, 10)
     assert main([*command, "--images", "8", "--method", "auto"]) == 0
     assert "8 images are too few to choose settings by" in capsys.readouterr().out
-    assert main([*command, "--images", "40", "--method", "minmax", "--equalize", "--bias_correction", "false"]) == 0
+    assert main([*command, "--images", "40", *PLAIN_FLAGS, "--equalize"]) == 0
     assert "Chosen" not in capsys.readouterr().out
     record = record_of(Checkpoint.load(tmp_path / "a_calibrated.ckpt"))
     assert (record["method"], record["equalize"], record["bias_correction"]) == ("minmax", True, False)

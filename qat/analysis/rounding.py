@@ -319,7 +319,12 @@ class _Learning:
         codes, iterations = self._codes(block, nearest, layers)
         moved = dict(nearest)
         for layer in layers:
-            moved |= self._full(layer.node, with_codes(layer.cell, layer.own, layer.scale, codes[layer.node.name]))
+            try:
+                chosen = with_codes(layer.cell, layer.own, layer.scale, codes[layer.node.name])
+            except QatError as error:
+                self.skipped[layer.node.name] = str(error)
+            else:
+                moved |= self._full(layer.node, chosen)
         candidates = {NEAREST: self.params, f"{NEAREST}, clipped": nearest, LEARNED: moved}
         held = slice(self.learned, self.count)
         errors = {name: self._error(block, params, held) for name, params in candidates.items()}

@@ -257,8 +257,8 @@ class BaseWeightQuantizer(Quantizer, ABC):
         return "its codes are not all whole steps of one scale from a fixed 0"
 
     def rescaled(self, own: Mapping[str, Array], factor: Array) -> dict[str, Array]:
-        """Of its parameters ``own``, by local name, those that change where the weight's outputs are multiplied by ``factor``, (O,)
-        above 0, so that codes stay where each output has a scale; none where scales follow the weight.
+        """Of its parameters ``own``, by local name, those that change where the weight's outputs are multiplied by ``factor``,
+        (O,) above 0, so that codes stay where each output has a scale; none where scales follow the weight.
         """
         return {}
 
