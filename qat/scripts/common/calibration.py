@@ -28,7 +28,7 @@ def add_calibration_arguments(parser: argparse.ArgumentParser) -> None:
     calibration.add_argument(
         "--bias_correction", action="store_true", help="take the mean error of each channel out of its bias"
     )
-    calibration.add_argument("--equalize", action="store_true", help="equalize weights from channel to channel before")
+    calibration.add_argument("--equalize", action="store_true", help="equalize channels before, by factors that cancel")
 
 
 def check_calibration(args: argparse.Namespace, dataset: Dataset) -> None:
