@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from qat.vocabulary.ops import Array, Ops
 from qat.vocabulary.values import Value
 
 MARGIN = 2.0  #: how many times as far as measured a channel of a ReLU6 may reach on other images
+HELD = 64  #: images on which candidates are compared
 SMALLEST = 2.0**-100  #: the sum of squares that is divided by
 
 
@@ -27,7 +28,7 @@ def equalized(graph: Graph, params: Mapping[str, Array], batches: Batches, ops: 
     Compared are the parameters as they are, those of ``equalize_channels``, and those of ``equalize_activations`` with the
     ranges of all images but those held back, with and without a margin. Taken are those with which the integers' outputs, with
     these ranges, have the smallest squared error relative to the float outputs, in the mean over outputs, on the images held
-    back: the last quarter of the batches, or all where there are fewer than four.
+    back: of the last quarter of the batches at most 64 and a batch, or all images where there are fewer than four batches.
 
     Args:
         graph: the quantized graph, which says what is rounded.
@@ -38,17 +39,15 @@ def equalized(graph: Graph, params: Mapping[str, Array], batches: Batches, ops: 
     Raises:
         QatError: where a number of the float network is not finite.
     """
-    count = len(batches) // 4
-    measured, held = (batches[:-count], batches[-count:]) if count else (batches, batches)
-    ranges = channel_ranges(graph, params, measured, ops)
+    count = min(len(batches) // 4, -(-HELD // len(batches[0][0])))
+    first = len(batches) - count
+    ranges = channel_ranges(graph, params, (batches[i] for i in range(first)), ops)
+    held = [batches[i] for i in range(first if count else 0, len(batches))]
     loop = NodeLoop(graph, ops)
     expected = [_outputs(loop, params, batch, IDLE) for batch in held]
-    tried = [
-        Equalized(dict(params), {}),
-        equalize_weights(graph, params),
-        equalize_activations(graph, params, ranges),
-        equalize_activations(graph, params, ranges, MARGIN),
-    ]
+    tried = [Equalized(dict(params), {}), equalize_weights(graph, params), equalize_activations(graph, params, ranges)]
+    if any(np.isfinite(node.cell.bound) for node in graph.nodes):
+        tried.append(equalize_activations(graph, params, ranges, MARGIN))
 
     def error(candidate: Equalized) -> float:
         own = candidate.params | _state(graph, ranges, candidate.factors)
@@ -84,7 +83,7 @@ def _state(graph: Graph, ranges: Mapping[str, ChannelRanges], factors: Mapping[s
 
 
 def channel_ranges(
-    graph: Graph, params: Mapping[str, Array], batches: Batches, ops: Ops = NUMPY_OPS
+    graph: Graph, params: Mapping[str, Array], batches: Iterable[tuple[Array, ...]], ops: Ops = NUMPY_OPS
 ) -> dict[str, ChannelRanges]:
     """The ranges of the float numbers of every node, by channel; arguments as of ``equalized``."""
     loop, found = NodeLoop(graph, ops), dict[str, ChannelRanges]()

@@ -39,7 +39,7 @@ def add_calibration_arguments(parser: argparse.ArgumentParser) -> None:
     )
     for name, text in (
         ("bias_correction", "take the mean error of each channel out of its bias"),
-        ("equalize", "equalize weights from channel to channel before"),
+        ("equalize", "equalize channels before, by factors that cancel"),
     ):
         calibration.add_argument(
             f"--{name}",
