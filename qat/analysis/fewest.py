@@ -11,7 +11,12 @@ from qat.analysis.repaired import Raised
 from qat.training.checkpoint import Checkpoint
 
 MOST_REFINED = 3  #: evaluations with what refines, to need fewer layers thanks to it
-ALL_STEPS = 8  #: raised layers of which each is measured for the table; of more only the first 1, 2, 4, ...
+ALL_STEPS = (
+    8  #: raised layers of which each is measured for the table; of more those are shown that were measured anyway
+)
+IN_A_ROW = (
+    8  #: candidates that are needed one after another, behind which those with more blame are taken to be needed, too
+)
 
 Items = list[tuple[Candidate, Level]]
 
@@ -143,18 +148,18 @@ class Search:
     def needed(self, items: Items) -> Items:
         """Those without which the target is missed, each at the lowest level that meets it.
 
-        The last ones are tried first, and twice as many at a time after each success.
+        The last ones are tried first, and twice as many at a time after each success, until ``IN_A_ROW`` are needed.
         """
-        index, together = len(items) - 1, 1
-        while index >= 0:
+        index, together, in_a_row = len(items) - 1, 1, 0
+        while index >= 0 and in_a_row < IN_A_ROW:
             begin = max(0, index - together + 1)
             others = items[:begin] + items[index + 1 :]
             if self.met(dict(others)):
-                items, index, together = others, begin - 1, 2 * together
+                items, index, together, in_a_row = others, begin - 1, 2 * together, 0
             elif together > 1:
                 together = 1
             else:
-                index -= 1
+                index, in_a_row = index - 1, in_a_row + 1
         for index in reversed(range(len(items))):
             candidate, level = items[index]
             for lower in candidate.levels[: candidate.levels.index(level)]:
@@ -189,17 +194,13 @@ class Search:
 
     def rows(self, items: Items, refined: bool) -> tuple[Raised, ...]:
         """A row for each raised candidate, with what the network costs and loses with all up to it."""
-        steps = (
-            set(range(1, len(items) + 1))
-            if len(items) <= ALL_STEPS
-            else {1 << x for x in range(len(items).bit_length())}
-        )
-        steps = {len(items)} if refined and self._shrinks else steps | {len(items)}
+        few = len(items) <= ALL_STEPS and not (refined and self._shrinks)
         rows = []
         for number, (candidate, level) in enumerate(items, 1):
             state = dict(items[:number])
-            last = refined and number == len(items)
-            drop = self.measure.drop(self.value(state, refined=last)) if number in steps else None
+            last = number == len(items)
+            known = few or last or self._key(state, False) in self._values
+            drop = self.measure.drop(self.value(state, refined=refined and last)) if known else None
             rows.append(
                 Raised(
                     candidate.name,

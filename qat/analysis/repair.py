@@ -5,8 +5,8 @@ a target.
 2. Layers are ranked by their blame (``qat.analysis.diagnosis``): the share of the outputs' error that each causes alone;
    where bytes or bit operations are to be few, by that over what it costs to raise them.
 3. The first 1, 2, 4, ... of them are raised, until the target is met; a bisection finds how many of them that needs.
-4. Beginning with the least to blame, what is not needed is taken back, wholly or to fewer bits. So none of the layers that
-   are left can be left out alone.
+4. Beginning with the least to blame, what is not needed is taken back, wholly or to fewer bits, until eight in a row are
+   needed. So of up to eight layers that are left none can be left out alone.
 
 All is measured on the deployed integers, of samples that are no test samples.
 """
