@@ -31,6 +31,7 @@ from qat.console import print_table
 from qat.integer.fixed_point import ARITHMETICS
 from qat.networks import LeNet5
 from qat.registry import BACKENDS, evaluation_ops, installed
+from qat.scripts.common.calibration import AUTO
 from qat.scripts.common.files import load_checkpoint, load_data
 from qat.training.checkpoint import Checkpoint
 from qat.training.devices import use_threads
@@ -55,7 +56,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ckpt_path", help="a float network that is calibrated, and evaluated too")
     parser.add_argument("--data_path", help="its data set")
     parser.add_argument("--images", type=int, default=128, help="training images to calibrate with")
-    parser.add_argument("--method", choices=METHODS, default="mse", help="of the calibration")
+    parser.add_argument(
+        "--method",
+        choices=(AUTO, *METHODS),
+        default="mse",
+        help="of the calibration, with bias correction; auto: all is chosen",
+    )
     parser.add_argument("--numpy", action="store_true", help="calibrate in NumPy too")
 
 
@@ -118,7 +124,8 @@ def cost(engine: str, ckpt_path: str, images_path: str, method: str) -> tuple[fl
 
     checkpoint, images = Checkpoint.load(ckpt_path), np.load(images_path)
     ops = NUMPY_OPS if engine == "numpy" else evaluation_ops(engine)
-    qat.calibrate(checkpoint.graph, checkpoint.params, images, method=method, bias_correction=True, ops=ops)
+    settings = {} if method == AUTO else {"method": method, "equalize": False, "bias_correction": True}
+    qat.calibrate(checkpoint.graph, checkpoint.params, images, ops=ops, **settings)
     return time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 
 

@@ -4,9 +4,9 @@
     OMP_NUM_THREADS=1 python benchmarks/few_bits.py --data_path MNIST_Data --ckpt_path lenet.ckpt --variants defaults minmax
 
 Every training starts from the same float checkpoint, whose accuracy is the first line, and sees the images in the order of its
-seed. "defaults" is what ``qat train-quant --num_bits W A`` does (qat.passes.few_bits); "freeze", "dampen", "both", "ema", "mean"
-and "all_alike" change one thing: weights that oscillate frozen, dampened, frozen and dampened, averaged weights, LSQ's own
-start of a scale in place of the least squared error, and as many bits in the first and the last layers as in all others.
+seed. "defaults" is what ``qat train-quant --num_bits W A`` does (qat.passes.few_bits). The others change one thing: "freeze",
+"dampen" and "both" what is done about weights that oscillate, "ema" averages the weights, "mean" and "mse" say where learned
+scales of weights start, and "all_alike" gives the first and the last layers as many bits as all others.
 "minmax" has min/max quantizers throughout, as at 8 bits. "gain" is to "defaults", seed by seed; "oscillating" the share of the
 weights whose frequency is above 0.005 at the end, of variants that count.
 
@@ -30,6 +30,8 @@ from qat.console import print_table
 from qat.data import Dataset
 from qat.files import write_atomically
 from qat.passes.few_bits import TABLE
+from qat.passes.unit_inputs import unit_inputs
+from qat.quantizers.learned import STARTS
 from qat.scripts.common.files import load_data
 from qat.scripts.common.flags import add_backend_arguments, add_data_argument
 from qat.training.checkpoint import Checkpoint
@@ -40,7 +42,7 @@ from qat.training.recipe import Recipe
 
 WIDTHS = ("2/2", "3/3", "4/4")
 DEFAULTS = "defaults"
-VARIANTS = (DEFAULTS, "freeze", "dampen", "both", "ema", "mean", "all_alike", "minmax")
+VARIANTS = (DEFAULTS, "freeze", "dampen", "both", "ema", "mean", "mse", "all_alike", "minmax")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,8 +71,8 @@ def trained(
     settings: dict[str, Any] = dict(few)
     if variant == "minmax":
         settings = {"num_bits": bits}
-    elif variant == "mean":
-        settings["weight_quantizer"] = replace(few["weight_quantizer"], start="mean")
+    elif variant in STARTS:
+        settings["weight_quantizer"] = replace(few["weight_quantizer"], start=variant)
     elif variant == "all_alike":
         settings |= qat.few_bits_settings(start.graph, bits, edge_bits=bits[0])
     graph = qat.convert_quant_network(start.graph, **settings)
@@ -99,6 +101,7 @@ def run(args: argparse.Namespace) -> None:
     Path(args.out).mkdir(parents=True, exist_ok=True)
     path = Path(args.out) / "results.json"
     start = Checkpoint.load(args.ckpt_path)
+    start = start.derived(*unit_inputs(start.graph, start.params))
     whole = load_data(args.data_path, start, args)
     data = replace(whole, train=whole.train.chosen(slice(args.images)), test=whole.test.chosen(slice(args.test_images)))
     known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}

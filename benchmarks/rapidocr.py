@@ -184,7 +184,14 @@ def measured(files: Files, pictures: Callable[[int, int], Array], args: argparse
     print(f"{imported.graph.name}: {len(imported.graph.nodes)} nodes, {imported.difference}")
     images = pictures(0, files.calibration)
     calibrated = qat.calibrate(
-        imported.graph, imported.params, images, method=args.method, batch_size=8, ops=TorchOps()
+        imported.graph,
+        imported.params,
+        images,
+        method=args.method,
+        equalize=False,
+        bias_correction=False,
+        batch_size=8,
+        ops=TorchOps(),
     )
     calibrated.save(out / f"{imported.graph.name}.ckpt")
     verified = pictures(2, files.verified)

@@ -80,7 +80,7 @@ def compared(windows: int, largest: float, seed: int, backends: list[str], files
     network = Cnn1d(qat.Input(SHAPE, dtype="float32"), outputs=4, width=4)
     params = network.graph().initial_params(seed)
     known = np.random.default_rng(seed).normal(0, largest / 3, (CALIBRATED, *SHAPE)).astype(F)
-    checkpoint = qat.calibrate(network, params, known)
+    checkpoint = qat.calibrate(network, params, known, method="minmax", equalize=False, bias_correction=False)
     integers = qat.to_integer(checkpoint.graph, checkpoint.params)
     samples = samples_for(integers, windows, largest, seed)
     tensors = [integers.nodes[0].output, integers.output]

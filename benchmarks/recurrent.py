@@ -32,6 +32,7 @@ from qat.vocabulary.arrays import Array
 
 KINDS = {"gru": qat.GRU, "lstm": qat.LSTM}
 FILES = ("ONNX", "TFLITE", "C")
+PLAIN = {"method": "minmax", "equalize": False, "bias_correction": False}  #: of the calibration
 
 
 class Rows(qat.Network):
@@ -111,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
         recipe = Recipe(args.epochs, args.batch_size, 0.003, seed=args.seed, optimizer=qat.Optimizer("adam"))
         trained = train(backend, Checkpoint(graph, graph.initial_params(args.seed)), dataset, recipe, log_every=100)
         trained.save(out / "float.ckpt")
-        checkpoint = qat.calibrate(graph, trained.params, dataset.train.images[:1000])
+        checkpoint = qat.calibrate(graph, trained.params, dataset.train.images[:1000], **PLAIN)
         accuracies = [evaluate_accuracy(backend, each, dataset.test) for each in (trained, checkpoint)]
         recipe = Recipe(args.quant_epochs, args.batch_size, 0.0005, seed=args.seed, optimizer=qat.Optimizer("adam"))
         checkpoint = train(backend, checkpoint, dataset, recipe, log_every=100)

@@ -6,9 +6,9 @@ from typing import Any
 
 import qat
 
-PLAIN: dict[str, Any] = {"method": "minmax", "equalize": False, "bias_correction": False}
+PLAIN: dict[str, Any] = {"method": "minmax", "equalize": False, "bias_correction": False, "rounding": "nearest"}
 #: the same, of commands
-PLAIN_FLAGS = ("--method", "minmax", "--equalize", "false", "--bias_correction", "false")
+PLAIN_FLAGS = ("--method", "minmax", "--equalize", "false", "--bias_correction", "false", "--rounding", "nearest")
 
 
 def calibrate(network: Any, params: Any, images: Any, **settings: Any) -> qat.Checkpoint:

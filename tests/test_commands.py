@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from calibrations import PLAIN_FLAGS
 from command import run
 
 import qat
@@ -389,7 +390,7 @@ def test_a_calibrated_checkpoint_is_certified_on_what_its_float_network_was_trai
         "--images",
         100,
     ]
-    assert run(capsys, "calibrate", *arguments)[0] == 0
+    assert run(capsys, "calibrate", *arguments, *PLAIN_FLAGS)[0] == 0
     status, out, err = run(capsys, "export", "--ckpt_path", calibrated, "--file_name", tmp_path / "a")
     assert (status, err) == (0, "")
     assert "(digits, test samples)" in out

@@ -503,7 +503,7 @@ def test_the_groups_of_a_cell_may_be_a_field_or_a_property() -> None:
 def test_the_order_of_the_fields_of_convolution_and_dense_layer() -> None:
     """Positional arguments go by it, and so do files of other releases."""
     shared = ["has_bias", "has_bn", "momentum", "eps", "activation", "alpha", "after_fake"]
-    shared += ["weight_quantizer", "bn_fold", "freeze_bn", "pruner", "input_normalization"]
+    shared += ["weight_quantizer", "bn_fold", "freeze_bn", "pruner", "input_normalization", "tracker"]
     geometry = ["in_channels", "out_channels", "kernel_size", "stride", "pad_mode", "padding", "dilation", "group"]
     assert list(inspect.signature(qat.Conv2dBnAct).parameters) == [*geometry, *shared]
     assert list(inspect.signature(qat.DenseBnAct).parameters) == [*geometry[:2], *shared]

@@ -21,7 +21,7 @@ from qat.analysis.agreement import Agreement, Channels, Codes, decibels
 from qat.analysis.diagnosed import Diagnosis, Layer
 from qat.integer import evaluation
 from qat.networks import LeNet5
-from qat.passes.equalize_channels import equalize_channels
+from qat.passes.rescale_channels import rescaled_like
 from qat.quantizers import FAMILY
 from qat.registry import evaluation_ops
 from qat.training.forward import IDLE, NodeLoop
@@ -52,7 +52,7 @@ def weights(seed: int = 0) -> dict[str, np.ndarray]:
 def diagnosed(graph: qat.Graph, params: dict[str, np.ndarray], pixels: np.ndarray, **settings: object) -> Diagnosis:
     """Of a calibrated network, compared with the float one, whose channels are equalized where its are."""
     quantized = calibrate(graph, params, pixels, ops=NUMPY_OPS, **settings)
-    floats = equalize_channels(graph, params) if settings.get("equalize") else params
+    floats = rescaled_like(graph, params, quantized.params) if settings.get("equalize") else params
     return qat.diagnose(quantized.graph, quantized.params, pixels, float_params=floats, ops=NUMPY_OPS)
 
 
@@ -443,9 +443,8 @@ def test_an_equalized_network_is_compared_with_the_equalized_float_one(
     status, out, err = run(capsys, *arguments, "--float_ckpt", files / "float.ckpt")
     assert (status, err) == (0, "")
     assert out == run(capsys, *arguments)[1]
-    graph = LeNet5().graph()
-    params = graph.initial_params()
-    assert not np.array_equal(equalize_channels(graph, params)["conv1.weight"], params["conv1.weight"])
+    params = LeNet5().graph().initial_params()
+    assert not np.array_equal(qat.Checkpoint.load(files / "equal.ckpt").params["conv1.weight"], params["conv1.weight"])
 
 
 def test_mistakes_are_one_line(files: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from calibrations import PLAIN_FLAGS
 from command import run
 
 import qat
@@ -70,7 +71,7 @@ def test_from_the_users_module_to_a_verified_file(capsys: pytest.CaptureFixture[
     assert out.splitlines()[0] == "Sequential: takes uint8 (N, 1, 8, 8), gives 10"
     assert "of the largest output) on 8 samples" in out
     data = ("--data_path", "digits")
-    status, out, err = run(capsys, "calibrate", "--ckpt_path", "net.ckpt", *data)
+    status, out, err = run(capsys, "calibrate", "--ckpt_path", "net.ckpt", *data, *PLAIN_FLAGS)
     assert (status, err) == (0, "")
     status, out, err = run(
         capsys, "export", "--ckpt_path", "net_calibrated.ckpt", "--file_format", "ONNX", "--file_name", "net", *data

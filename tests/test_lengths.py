@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from calibrations import PLAIN_FLAGS
 from command import run
 
 import qat
@@ -143,7 +144,7 @@ def test_quantizers_by_their_names(trained: Path, tmp_path: Path, capsys: pytest
     expected = qat.PACTActivationQuantizer(6, initial_alpha=6.0, quant_delay=2)
     assert cells["fc1.fake_quant"].quantizer == expected
     named = ["--activation_quantizer", "LSQActivationQuantizer"]
-    assert run(capsys, "calibrate", *given[:-2], "8", *named)[0] == 0
+    assert run(capsys, "calibrate", *given[:-2], "8", *named, *PLAIN_FLAGS)[0] == 0
     cells = {node.name: node.cell for node in Checkpoint.load(path).graph.nodes}
     assert cells["fc1.fake_quant"].quantizer == qat.LSQActivationQuantizer(8)
     status, _, err = run(capsys, "train-quant", *given[:-3], *named, "--ckpt_path", path)

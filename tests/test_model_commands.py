@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from calibrations import PLAIN_FLAGS
 from command import run as command
 from PIL import Image
 
@@ -124,7 +125,7 @@ def test_weights_alone_are_compressed_without_data(
         else:
             np.testing.assert_array_equal(array, before.params[name])
     assert "on 360 pictures" in evaluated(capsys, folder, file)
-    assert command(capsys, "calibrate", "--data_path", "digits", "--ckpt_path", file)[0] == 0
+    assert command(capsys, "calibrate", "--data_path", "digits", "--ckpt_path", file, *PLAIN_FLAGS)[0] == 0
 
 
 def test_with_data_the_activations_get_8_bits(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

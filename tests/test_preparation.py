@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from calibrations import PLAIN_FLAGS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -208,7 +209,7 @@ def test_commands_follow_the_recipe_from_training_to_the_exported_file(
         "note: pictures are prepared as the flags say (resize then crop 0.875, bilinear), but a.ckpt was made with"
         in err
     )
-    command("calibrate", *common, "--ckpt_path", "a.ckpt", "--images", "20", "--save_path", "q.ckpt")
+    command("calibrate", *common, "--ckpt_path", "a.ckpt", "--images", "20", "--save_path", "q.ckpt", *PLAIN_FLAGS)
     out, _ = command("export", "--ckpt_path", "q.ckpt", "--file_name", "net.onnx", "--data_path", "data")
     assert "data, 2 classes of pictures, test samples" in out
     for model in ("q.ckpt", "net.onnx"):

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from calibrations import PLAIN
 from torch import nn
 from torchvision_models import models
 
@@ -121,7 +122,7 @@ def test_every_parameter_has_a_gradient(settings: dict[str, Any]) -> None:
 
 
 def test_the_ranges_are_those_of_the_images() -> None:
-    model, module = prepared(), net()
+    model, module = prepared(**PLAIN), net()
     with torch.no_grad():
         largest = module.stem(torch.from_numpy(IMAGES)).max()
     assert torch.isclose(dict(model.named_buffers())["stem.0.fake_quant.max"], largest, rtol=1e-5)

@@ -63,7 +63,7 @@ def test_a_training_at_a_constant_rate_may_be_made_longer_afterwards() -> None:
     for name, array in longer.params.items():
         np.testing.assert_array_equal(array, end.params[name])
     ended = train(TORCH, start, dataset, Recipe(epochs=1, lr_schedule="constant", validation=100, keep_best=True))
-    with pytest.raises(qat.QatError, match="this training ended, with the best epoch or early"):
+    with pytest.raises(qat.QatError, match="this training ended, with the best epoch, early"):
         train(TORCH, ended, dataset, Recipe(epochs=2, lr_schedule="constant", validation=100, keep_best=True))
     falling = train(TORCH, start, dataset, Recipe(epochs=1))
     with pytest.raises(qat.QatError, match="--resume: the checkpoint was trained with epochs 1, now it is 2"):

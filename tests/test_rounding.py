@@ -1,4 +1,4 @@
-"""Learned rounding: its formulas, that codes are those chosen, that errors fall, that all backends and files have the same codes."""
+"""Learned rounding: its formulas, codes are those chosen, errors fall, all backends and files have the same codes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from calibrations import calibrate
 from frameworks import HERE
 
 import qat
@@ -18,11 +19,36 @@ from qat.errors import QatError, QatWarning
 from qat.networks import ResNet8
 from qat.passes.blocks import block_graph, blocks
 from qat.training.forward import NodeLoop
-from qat.training.soft_rounding import Reconstruction, SoftWeight, beta_at, rectified_sigmoid, regularizer, start_of
+from qat.training.soft_rounding import (
+    Reconstruction,
+    SoftWeight,
+    beta_at,
+    factor_at,
+    rectified_sigmoid,
+    regularizer,
+    start_of,
+)
 from qat.vocabulary.numpy_ops import NUMPY_OPS
 from qat.vocabulary.ops import Array
 
 NORMAL = np.random.default_rng(3)
+
+
+class Normalised(qat.Network):
+    """Each channel has a mean of its own, where a convolution pads; a transposed convolution; a cell that is used twice."""
+
+    def __init__(self) -> None:
+        self.inputs = qat.Input((3, 8, 8), mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
+        self.first = qat.Conv2dBnAct(3, 8, 3, stride=2, has_bn=True, activation="relu")
+        self.up = qat.ConvTranspose2dBnAct(8, 6, 2, stride=2, has_bn=True, activation="relu6")
+        self.pool, self.norm = qat.MaxPool2d(2, 2), qat.BatchNorm(6)
+        self.depthwise = qat.Conv2dBnAct(6, 6, 3, group=6, activation="relu")
+        self.again = qat.Conv2dBnAct(6, 6, 1, has_bias=True, activation="relu")
+        self.flatten, self.fc = qat.Flatten(), qat.DenseBnAct(24, 4)
+
+    def construct(self, x):  # type: ignore[no-untyped-def]
+        x = self.norm(self.pool(self.up(self.first(x))))
+        return self.fc(self.flatten(self.pool(self.again(self.again(self.depthwise(x))))))
 
 
 class Small(qat.Network):
@@ -62,11 +88,11 @@ PARAMS = trained_like(Small().graph())
 IMAGES = np.clip(np.cumsum(np.random.default_rng(1).normal(0, 30, (256, 3, 8, 8)), axis=3) + 128, 0, 255).astype(
     np.uint8
 )
-ROUNDING = qat.LearnedRounding(iterations=150, batch_size=16, backend="torch")
+ROUNDING = qat.LearnedRounding(iterations=100, batch_size=16, backend="torch")
 
 
 def learned(rounding: qat.LearnedRounding = ROUNDING, **settings: Any) -> qat.Checkpoint:
-    return qat.calibrate(Small(), PARAMS, IMAGES, rounding=rounding, **{"num_bits": (3, 8), **settings})
+    return calibrate(Small(), PARAMS, IMAGES, rounding=rounding, **{"num_bits": (2, 8), **settings})
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +108,8 @@ def test_soft_rounding_is_the_formula_of_the_paper() -> None:
     expected = np.clip(1.2 / (1 + np.exp(-v.astype(np.float64))) - 0.1, 0, 1)
     h = rectified_sigmoid(NUMPY_OPS, v)
     assert np.abs(h - expected).max() < 1e-6
-    assert h.min() == 0.0 and h.max() == 1.0
+    assert h.min() == 0.0
+    assert h.max() == 1.0
     for beta in (20.0, 7.0, 2.0):
         penalty = regularizer(NUMPY_OPS, h, np.float32(beta))
         assert np.abs(penalty - (1 - np.abs(2 * expected - 1) ** beta)).max() < 1e-5
@@ -95,7 +122,8 @@ def test_soft_rounding_begins_with_the_float_weight() -> None:
 
 
 def test_the_exponent_is_annealed_from_20_to_2() -> None:
-    assert [beta_at(share) for share in (0.0, 0.2, 0.6, 1.0)] == pytest.approx([20.0, 20.0, 11.0, 2.0])
+    assert [beta_at(share) for share in (0.0, 0.2, 0.5, 0.8, 1.0)] == pytest.approx([20.0, 20.0, 11.0, 2.0, 2.0])
+    assert [factor_at(share) for share in (0.0, 0.19, 0.2, 0.5, 0.8, 1.0)] == pytest.approx([0, 0, 1, 10, 100, 100])
 
 
 def test_the_gradient_of_the_objective_is_that_of_its_values() -> None:
@@ -138,7 +166,8 @@ def test_the_gradient_of_the_objective_is_that_of_its_values() -> None:
             around.append(loss(v)[1].item())
         # Of float32 losses near 1, whose second derivatives are below 10.
         assert gradient[at] == pytest.approx((around[1] - around[0]) / 2e-2, abs=2e-3)
-    assert gradient[0, 0] == 0.0 and np.abs(gradient).max() > 0.05
+    assert gradient[0, 0] == 0.0
+    assert np.abs(gradient).max() > 0.05
 
 
 # -- codes ------------------------------------------------------------------------------------------------------------
@@ -169,7 +198,7 @@ def layers_of(graph: qat.Graph, params: dict[str, Array]) -> list[tuple[Any, dic
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_moved_weight_has_the_codes_that_were_chosen(kind: str, clipped: bool) -> None:
     """Any choice of the code below or above: the integers of deployment are it, also with signs of gamma and folded weights."""
-    before = qat.calibrate(Small(), PARAMS, IMAGES[:8], **{"num_bits": (4, 8), **KINDS[kind]})
+    before = calibrate(Small(), PARAMS, IMAGES[:8], **{"num_bits": (4, 8), **KINDS[kind]})
     random, after, chosen = np.random.default_rng(0), dict(before.params), {}
     scales = {
         node.name: node.inputs[0].grid.scale
@@ -246,7 +275,8 @@ def test_residual_blocks_are_one_and_other_layers_by_themselves() -> None:
     assert [name for block in found for name in [node.name for node in block.nodes]] == [
         n.name for n in graph.nodes[1:]
     ]
-    assert found[1].inputs == ("first.fake_quant",) and len(found[1].outputs) == 1
+    assert found[1].inputs == ("first.fake_quant",)
+    assert len(found[1].outputs) == 1
 
 
 def test_the_blocks_of_a_residual_network() -> None:
@@ -256,7 +286,7 @@ def test_the_blocks_of_a_residual_network() -> None:
 
 def test_a_block_computes_what_the_graph_computes() -> None:
     """Of each block, with its inputs as real numbers: the same numbers as in the graph, one rounding of a product apart."""
-    checkpoint = qat.calibrate(Small(), PARAMS, IMAGES[:8])
+    checkpoint = calibrate(Small(), PARAMS, IMAGES[:8])
     loop = NodeLoop(checkpoint.graph, NUMPY_OPS)
     context, values = loop.load(checkpoint.params, 0), loop.begin(loop.pixels((IMAGES[:4],)))
     for step in loop.steps:
@@ -286,17 +316,17 @@ def test_the_error_falls_where_the_nearest_codes_lose(checkpoint: qat.Checkpoint
         np.uint8
     )
     wanted = float_outputs(images)
-    nearest = qat.calibrate(Small(), PARAMS, IMAGES, num_bits=(3, 8))
+    nearest = calibrate(Small(), PARAMS, IMAGES, num_bits=(2, 8))
     errors = []
     for each in (nearest, checkpoint):
         outputs = qat.backend("torch").predict(qat.backend("torch").lower(each.graph, each.params), images)
         errors.append(float(((outputs - wanted) ** 2).mean()))
-    assert errors[1] < 0.7 * errors[0]
+    assert errors[1] < 0.3 * errors[0]
 
 
 def test_the_history_says_what_became_of_each_block(checkpoint: qat.Checkpoint) -> None:
     record = checkpoint.history[0]["rounding"]
-    assert (record["iterations"], record["drop"], record["seed"]) == (150, 0.5, 0)
+    assert (record["iterations"], record["drop"], record["seed"]) == (100, 0.5, 0)
     assert [block["name"] for block in record["blocks"]] == ["first", "one .. two", "fc"]
     for block in record["blocks"]:
         assert (block["after"] < block["before"]) or block["kept"] != "learned"
@@ -318,17 +348,33 @@ def test_codes_are_next_to_the_float_weight(checkpoint: qat.Checkpoint) -> None:
             own = {name: PARAMS[f"{node.name}.{name}"].astype(np.float64) for name in ("gamma", "moving_variance")}
             factor = own["gamma"] / np.sqrt(own["moving_variance"] + 1e-5)
         position = weight * (factor / node.weight_scale).reshape(shape)
-        inside = np.abs(position) < 3.0
+        inside = np.abs(position) < 1.0
         off = np.abs(node.weight - position)[inside]
         assert off.max() < 1.0 + 1e-4
         moved += np.count_nonzero(off > 0.51)
     assert moved > 20
 
 
-def test_the_same_seed_gives_the_same_codes(checkpoint: qat.Checkpoint) -> None:
-    again, other = learned(), learned(replace(ROUNDING, seed=1))
-    assert all(np.array_equal(again.params[name], array) for name, array in checkpoint.params.items())
-    assert any(not np.array_equal(other.params[name], array) for name, array in checkpoint.params.items())
+def test_other_cells_keep_the_codes_that_were_learned() -> None:
+    """A normalised input with its further channel, stored layouts, poolings, cells used twice, batch normalisations alone."""
+    graph = Normalised().graph()
+    params = trained_like(graph)
+    few = replace(ROUNDING, iterations=20)
+    with pytest.warns(QatWarning, match="again: keeps the nearest codes .*, since its cell is used more than once"):
+        found = calibrate(graph, params, IMAGES, num_bits=(3, 8), rounding=few)
+    record = found.history[0]["rounding"]["blocks"]
+    assert [block["name"] for block in record] == ["first", "up", "depthwise", "fc"]
+    assert sum(block["kept"] == "learned" for block in record) >= 2
+    model = qat.backend("torch").lower(found.graph, found.params)
+    wanted = qat.evaluate(qat.to_integer(found.graph, found.params), IMAGES)
+    assert np.array_equal(qat.backend("torch").predict_codes(model, IMAGES), wanted)
+
+
+def test_the_same_seed_gives_the_same_codes() -> None:
+    few = replace(ROUNDING, iterations=20)
+    once, again, other = learned(few), learned(few), learned(replace(few, seed=1))
+    assert all(np.array_equal(again.params[name], array) for name, array in once.params.items())
+    assert any(not np.array_equal(other.params[name], array) for name, array in once.params.items())
 
 
 def test_a_block_for_which_learning_is_no_good_keeps_the_nearest_codes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -342,7 +388,7 @@ def test_a_block_for_which_learning_is_no_good_keeps_the_nearest_codes(monkeypat
         return {layer.node.name: 2 * layer.down + 1 - chosen[layer.node.name] for layer in layers}, done
 
     monkeypatch.setattr(rounding._Learning, "_codes", wrong)
-    found = learned(replace(ROUNDING, iterations=30))
+    found = learned(replace(ROUNDING, iterations=30), num_bits=(3, 8))
     assert all(block["kept"].startswith("nearest") for block in found.history[0]["rounding"]["blocks"])
 
 
@@ -374,18 +420,15 @@ def test_training_goes_on_from_it(checkpoint: qat.Checkpoint) -> None:
     assert losses[-1] < losses[0]
 
 
-def test_bias_correction_comes_after_it(checkpoint: qat.Checkpoint) -> None:
-    both = learned(bias_correction=True)
-    assert all(
-        np.array_equal(both.params[name], checkpoint.params[name])
-        for name in checkpoint.params
-        if name.endswith("weight")
-    )
-    assert any(
-        not np.array_equal(both.params[name], checkpoint.params[name])
-        for name in checkpoint.params
-        if name.endswith("bias")
-    )
+def test_bias_correction_comes_after_it() -> None:
+    few = replace(ROUNDING, iterations=20)
+    alone, both = learned(few), learned(few, bias_correction=True)
+    for name, array in alone.params.items():
+        if name.endswith("weight"):
+            assert np.array_equal(both.params[name], array)
+    assert not np.array_equal(both.params["fc.bias"], alone.params["fc.bias"])
+    nearest = calibrate(Small(), PARAMS, IMAGES, num_bits=(2, 8), bias_correction=True)
+    assert not np.array_equal(both.params["fc.bias"], nearest.params["fc.bias"])
 
 
 # -- what is refused --------------------------------------------------------------------------------------------------
@@ -408,7 +451,7 @@ def test_wrong_fields_are_refused(fields: dict[str, Any], message: str) -> None:
 
 def test_one_image_is_too_few() -> None:
     with pytest.raises(QatError, match="at least 2"):
-        qat.calibrate(Small(), PARAMS, IMAGES[:1], rounding=ROUNDING)
+        calibrate(Small(), PARAMS, IMAGES[:1], rounding=ROUNDING)
     assert HELD_BACK > 1
 
 
@@ -436,24 +479,24 @@ def test_the_command_learns_and_says_what_became_of_the_blocks(
     )
     qat.Checkpoint(Small().graph(), PARAMS).save(tmp_path / "float.ckpt")
     flags = ["calibrate", "--ckpt_path", str(tmp_path / "float.ckpt"), "--data_path", str(tmp_path / "data.npz")]
-    assert main([*flags, "--rounding", "learned", "--rounding_iterations", "20", "--num_bits", "3", "8"]) == 0
+    assert main([*flags, "--rounding", "learned", "--rounding_iterations", "20", "--num_bits", "2", "8"]) == 0
     assert "one .. two" in capsys.readouterr().out
     record = qat.Checkpoint.load(tmp_path / "float_calibrated.ckpt").history[0]
-    assert record["rounding"]["iterations"] == 20 and record["calibration"]["images"] == 256
+    assert record["rounding"]["iterations"] == 20
+    assert record["calibration"]["images"] == 256
     assert main([*flags, "--rounding_iterations", "20"]) == 2
     assert "--rounding learned" in capsys.readouterr().err
     assert main([*flags, "--rounding", "learned", "--rounding_iterations", "0"]) == 2
 
 
-def test_a_prepared_model_has_learned_codes() -> None:
+def test_a_prepared_model_has_learned_codes(checkpoint: qat.Checkpoint) -> None:
     model = qat.prepare(
         qat.Checkpoint(Small().graph(), PARAMS),
         None,
         IMAGES,
         backend="torch",
-        num_bits=(3, 8),
+        num_bits=(2, 8),
         rounding=replace(ROUNDING, backend=None),
     )
-    assert all(
-        np.array_equal(qat.backend("torch").read(model)[name], array) for name, array in learned().params.items()
-    )
+    found = qat.backend("torch").read(model)
+    assert all(np.array_equal(found[name], array) for name, array in checkpoint.params.items())

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from calibrations import PLAIN_FLAGS
 from command import run
 
 import qat
@@ -51,7 +52,9 @@ def test_a_regression_from_the_command_line(numbers: str, capsys: pytest.Capture
     assert lines[0] == f"{name}: {value}"
     assert [line.split(":")[0] for line in lines[:3]] == ["MAE", "RMSE", "R2"]
     assert "Each output" in out
-    status, out, _ = run(capsys, "calibrate", "--data_path", numbers, "--ckpt_path", "f.ckpt", *BASE, "--images", 100)
+    status, out, _ = run(
+        capsys, "calibrate", "--data_path", numbers, "--ckpt_path", "f.ckpt", *BASE, "--images", 100, *PLAIN_FLAGS
+    )
     assert f"MAE before: {value}" in out
     assert "MAE after:  0." in out
     quantized = ["--ckpt_path", "f_calibrated.ckpt"]

@@ -9,16 +9,18 @@ from typing import Any
 import numpy as np
 
 from qat.analysis.ranges import in_steps
+from qat.cells.base import Cell
 from qat.cells.fake_quant import FakeQuant
 from qat.cells.linear import LinearCell
 from qat.graph import Graph, Node, Params
 from qat.training.forward import NodeLoop
 from qat.vocabulary.activations import TABLES
 from qat.vocabulary.numpy_ops import NUMPY_OPS
-from qat.vocabulary.ops import Array, Kind, Ops, Tensor
+from qat.vocabulary.ops import Array, Ops, Tensor
 from qat.vocabulary.rows import watched
 from qat.vocabulary.values import Value
 
+LEAST_SLOPE = 0.02  #: of a channel that a ReLU cuts off nearly everywhere, so that its bias does not grow without bound
 GROUPS = 16  #: of samples, whose means say how sure the mean of all is
 
 
@@ -27,11 +29,20 @@ def with_biases(graph: Graph, params: Params) -> tuple[Graph, Params]:
     nodes, own = [], dict(params)
     for node in graph.nodes:
         cell: Any = node.cell
-        if isinstance(cell, LinearCell) and not (cell.has_bias or cell.has_bn):
-            node = replace(node, cell=replace(cell, has_bias=True))  # type: ignore[type-var]
+        if _lacks_bias(cell):
+            node = replace(node, cell=replace(cell, has_bias=True))
             own[f"{node.cell_name}.bias"] = np.zeros(cell.out_channels, np.float32)
         nodes.append(node)
     return replace(graph, nodes=tuple(nodes)), own
+
+
+def lacks_biases(graph: Graph) -> bool:
+    """Whether ``with_biases`` changes a graph."""
+    return any(_lacks_bias(node.cell) for node in graph.nodes)
+
+
+def _lacks_bias(cell: Cell) -> bool:
+    return isinstance(cell, LinearCell) and not (cell.has_bias or cell.has_bn)
 
 
 def correct_biases(
@@ -43,14 +54,15 @@ def correct_biases(
 ) -> Params:
     """Parameters of a quantized graph whose linear cells give, in the mean, what they give in the float network.
 
-    Nagel et al., arXiv 1906.04721, section 4.2 (empirically, as in appendix D): b += E[W x] - E[W_q x_q] for each output
-    channel, cell by cell in order, so that each sees its input with all corrections before it; the means are over the
-    images and places, before the activation, and of their difference that is taken which stands out of the noise of few images
-    (``shrunk_mean``). Since a linear cell's mean output is its output for the mean input, only that is computed, for each of
-    ``GROUPS`` groups of images. Beta takes the correction where there is batch normalisation, which keeps the graph as it is. Left alone are the
-    cells that are not ``correctable``.
+    Nagel et al., arXiv 1906.04721, section 4.2 (empirically, as in appendix D), cell by cell in order, so that each sees its
+    input with all corrections before it. There b += E[W x] - E[W_q x_q] for each output channel, the means over the images and
+    places. What enters the next cell is behind the ReLU f, where errors of what it cuts off do not count, so here the mean of f
+    is kept, by a step of Newton's method: b += (E[f(y)] - E[f(y_q)]) / E[f'(y_q)], the same without a ReLU. Of the difference
+    that is taken which stands out of the noise of few images (``shrunk_mean``).
 
-    Between two such cells the images wait as the codes that are still to be used, in one byte each as a rule.
+    Beta takes the correction where there is batch normalisation, which keeps the graph as it is. Left alone are the cells that
+    are not ``correctable``. Between two such cells the images wait as the codes that are still to be used, in one byte each as
+    a rule.
 
     Args:
         graph: the quantized graph.
@@ -74,27 +86,35 @@ def correct_biases(
     for begin, end in watched(parts, len(places) * count, lambda _: count, f"{graph.name}, biases"):
         step = loop.steps[end]
         reads = {name for each in loop.steps[begin : end + 1] for name in each.node.inputs}
-        sums = GroupSums("activation")
+        found, slope = ChannelMean(), np.zeros(1)
         for number, batch in enumerate(waiting or batches):
             kept = batch if isinstance(batch, dict) else {}
             values = {name: kept[name].value(ops) for name in kept if name in reads} if kept else _begun(loop, batch)
             for _ in in_steps(loop, context, values, begin, end):
                 pass
-            (name,) = step.node.inputs
-            x = values[name] = values[name].settled(ops)  # the cell is linear in it
-            sums.add(ops, (x.data[i : i + 1] for i in range(len(x.data))))
+            for name in step.node.inputs:
+                values[name] = values[name].settled(ops)
             held = {key: kept.get(key) or Kept.of(ops, y, bounds.get(key)) for key, y in values.items()}
             held |= {key: y for key, y in kept.items() if key not in reads}
             waiting[number : number + 1] = [held]
-        inputs = np.concatenate(sums.means).astype(np.float32)
-        values = {name: x.with_data(ops.from_numpy(inputs, "activation"))}
-        loop.advance(step, context, values)
-        mean = ChannelMean()
-        mean.add(ops, values[step.node.name])
+            loop.advance(step, context, values)
+            y = values[step.node.name]
+            slope = slope + len(y.data) * _slope(ops, y)
+            found.add(ops, y)
+        off = shrunk_mean(expected[step.node.name].groups - found.groups)
         key = targets[step.node.name]
-        own[key] = (own[key] + shrunk_mean(expected[step.node.name].groups - mean.groups)).astype(np.float32)
+        own[key] = (own[key] + off / np.maximum(slope / found.samples, LEAST_SLOPE)).astype(np.float32)
         tensors[key] = ops.from_numpy(own[key], graph.params[key].kind)
     return own
+
+
+def _slope(ops: Ops, y: Value) -> Array:
+    """The share of each channel's numbers that a ReLU does not cut off, float64, (C,)."""
+    if y.relu is None:
+        return np.ones(1)
+    x = replace(y, relu=None).real(ops)
+    inside = ops.where((x > 0.0) & (x < y.relu), x * 0.0 + 1.0, x * 0.0)
+    return ops.to_numpy(ops.channel_mean(inside), "vector").astype(np.float64)
 
 
 def _begun(loop: NodeLoop, batch: Any) -> dict[str, Value]:
@@ -177,59 +197,38 @@ def watching(ops: Ops, means: Mapping[str, ChannelMean]) -> Callable[[Node, Valu
     return watch
 
 
-class GroupSums:
-    """Sums over samples, apart for each of up to ``GROUPS`` groups; sample i is in group i modulo their number.
+class ChannelMean:
+    """The mean of each channel over several batches, apart for each of up to ``GROUPS`` groups of samples.
 
-    Args:
-        kind: of what is added up, as ``Ops.to_numpy`` has it.
+    Sample i is in group i modulo their number.
 
     Attributes:
         samples: how many there were.
     """
 
-    def __init__(self, kind: Kind) -> None:
-        self._kind, self.samples = kind, 0
+    def __init__(self) -> None:
+        self.samples = 0
         self._sums: list[Array] = []
         self._counts: list[int] = []
 
-    def add(self, ops: Ops, rows: Iterable[Tensor]) -> None:
-        """Add further samples."""
-        for row in rows:
-            one, group = ops.to_numpy(row, self._kind), self.samples % GROUPS
-            self.samples += 1
-            if group == len(self._sums):
-                self._sums.append(one.astype(np.float64))
-                self._counts.append(1)
-            else:
-                self._sums[group] += one
-                self._counts[group] += 1
-
-    @property
-    def means(self) -> list[Array]:
-        """The mean sample of each group, float64."""
-        return [total / count for total, count in zip(self._sums, self._counts, strict=True)]
-
-
-class ChannelMean:
-    """The mean of each channel over several batches, before the ReLU, in groups of samples."""
-
-    def __init__(self) -> None:
-        self._sums = GroupSums("vector")
-
     def add(self, ops: Ops, y: Value) -> None:
         """Count the outputs of one batch."""
-        real = replace(y, relu=None).real(ops)
-        self._sums.add(ops, (ops.channel_mean(real[i : i + 1]) for i in range(len(real))))
-
-    @property
-    def samples(self) -> int:
-        """How many there were."""
-        return self._sums.samples
+        real = y.real(ops)
+        for row in range(len(real)):
+            mean = ops.to_numpy(ops.channel_mean(real[row : row + 1]), "vector").astype(np.float64)
+            group = self.samples % GROUPS
+            self.samples += 1
+            if group == len(self._sums):
+                self._sums.append(mean)
+                self._counts.append(1)
+            else:
+                self._sums[group] += mean
+                self._counts[group] += 1
 
     @property
     def groups(self) -> Array:
         """The mean of each group, float64, (G, C)."""
-        return np.stack(self._sums.means)
+        return np.stack([total / count for total, count in zip(self._sums, self._counts, strict=True)])
 
 
 def shrunk_mean(errors: Array) -> Array:
@@ -249,4 +248,5 @@ def shrunk_mean(errors: Array) -> Array:
         return mean
     noise = errors.var(axis=0, ddof=1) / len(errors)
     share = np.divide(noise, mean**2, out=np.ones_like(mean), where=mean != 0.0)
-    return mean * np.maximum(0.0, 1.0 - share)
+    shrunk: Array = mean * np.maximum(0.0, 1.0 - share)
+    return shrunk

@@ -16,6 +16,9 @@ from qat.analysis.bias_correction import ChannelMean, correct_biases, float_mean
 from qat.analysis.choosing import (
     CANDIDATES,
     FEWEST,
+    LEARNED,
+    MOMENTS,
+    NEAREST,
     Decision,
     Judge,
     Wanted,
@@ -25,11 +28,12 @@ from qat.analysis.choosing import (
     some_of,
     warn_if_ruined,
 )
+from qat.analysis.equalization import equalized
+from qat.analysis.moment_rounding import round_by_moments
 from qat.analysis.ranges import Observed
 from qat.analysis.rounding import LearnedRounding, learn_rounding, rounding_record
 from qat.graph import Graph, Network, Params, as_graph
 from qat.passes.convert_quant_network import convert_quant_network
-from qat.passes.equalize_channels import equalize_channels
 from qat.passes.unlike_ranges import warn_of_unlike_ranges
 from qat.passes.unreached_numbers import warn_of_unreached_numbers
 from qat.registry import evaluation_ops
@@ -50,16 +54,22 @@ def calibrate(
     percentile: float = 99.99,
     bias_correction: bool | None = None,
     equalize: bool | None = None,
-    rounding: LearnedRounding | None = None,
+    rounding: str | LearnedRounding | None = None,
     batch_size: int | None = None,
     ops: Ops | None = None,
     **settings: Any,
 ) -> Checkpoint:
     """Quantize a trained float network with the ranges that its activations have on some images.
 
+    What is None is chosen, by the SQNR that the network's outputs have on images which are held back from the choice, a quarter
+    of all and at most 64 (``qat.analysis.choosing``): first ranges and equalization together, then rounding, then bias
+    correction. The final ranges are those of all images. With fewer than 16 images nothing is chosen: ranges are then "minmax",
+    without the others.
+
     The numbers are those of the float network. A fake quantizer after a ReLU keeps only the upper end of its range, and
     fake quantizers that share a grid take the union of their ranges; a QatWarning says where a Concat thereby leaves few codes
-    to one of its parts, or where a Pad's number lies outside them.
+    to one of its parts, where a Pad's number lies outside them, and where a method that was asked for leaves the outputs
+    3 dB or more below what "minmax" does.
 
     Args:
         network: the float network.
@@ -69,22 +79,31 @@ def calibrate(
             "percentile": from the (100 - percentile)-th to the percentile-th, interpolated in a histogram of 8,192 bins.
             "mse": the range whose codes have the smallest mean squared error, of 100 candidates for each end in turn.
             "entropy": the range whose codes lose the least information (``qat.analysis.ranges.entropy_range``).
+            None: that of "minmax", "mse" and "percentile" with the smallest error.
         percentile: for the method of that name, above 50 and up to 100.
         bias_correction: take the mean error that quantization causes in each output channel of each convolution and dense
             cell out of its bias (``correct_biases``). A cell without bias gets one; one with batch normalisation keeps
-            it, and its beta takes the correction.
-        equalize: first equalize the channels of weights (``equalize_channels``).
+            it, and its beta takes the correction. None: where the error falls.
+        equalize: first equalize channels, by what they are on these images (``qat.analysis.equalization``). None: where the
+            error falls.
+        rounding: how weights become codes, after the ranges and before the bias correction. "nearest"; "moments": so that
+            layers' outputs change least, by the second moments of what they take (``qat.analysis.moment_rounding``); or
+            learned, as a ``qat.LearnedRounding`` says. None: the first or the second one, where the error
+            falls.
         batch_size: images at a time; None: as many as fit (``samples_that_fit``). Ranges depend on it in the last bits at most.
         ops: the vocabulary that computes, as ``qat.registry.evaluation_ops("keras")``; None: of the first backend that is
             installed, without any NumPy's. Ranges depend on it in the last bits, as float sums do.
         **settings: those of ``convert_quant_network``.
 
     Returns:
-        A quantized checkpoint of step 0, without history: export it, or train it further.
+        A quantized checkpoint of step 0: export it, or train it further. Its history has one record, {"calibration": ...}: the
+        settings, those that were chosen among them, how many images there were and were held back, and the ``decisions``
+        (``qat.analysis.choosing.Decision``) with the SQNR of each candidate; where rounding was
+        learned also {"rounding": ...}, what became of each block (``qat.analysis.rounding.RoundedBlock``).
 
     Raises:
         QatError: for images that the network does not take, for an unknown method, and where the float network is quantized
-            already or gives numbers that are not finite.
+            already or gives numbers that are not finite; where rounding is to be learned, as ``learn_rounding``.
 
     >>> import numpy as np
     >>> import qat
@@ -98,8 +117,12 @@ def calibrate(
     >>> checkpoint = qat.calibrate(Small(), Small().graph().initial_params(), images, method="mse")
     >>> checkpoint.graph.is_quantized, sorted(checkpoint.params)
     (True, ['conv.fake_quant.max', 'conv.weight'])
+    >>> {name: checkpoint.history[0]["calibration"][name] for name in ("method", "bias_correction")}  # ten choose nothing
+    {'method': 'mse', 'bias_correction': False}
     """
-    wanted = Wanted(method, percentile, equalize, bias_correction)
+    learning = rounding if isinstance(rounding, LearnedRounding) else None
+    of_weights = LEARNED if isinstance(rounding, LearnedRounding) else rounding
+    wanted = Wanted(method, percentile, equalize, bias_correction, of_weights)
     graph = as_graph(network)
     size = samples_that_fit(graph.shapes.values(), MOST, BATCH_BYTES) if batch_size is None else batch_size
     batches_of(images, graph.input_specs, size, graph.name)
@@ -108,9 +131,11 @@ def calibrate(
     work = _Work(graph, dict(params), images, size, wanted, ops, settings)
     own = work.with_ranges()  # of equalized channels, where they are better
     learned: dict[str, Any] = {}
-    if rounding is not None:
-        own, rounded = learn_rounding(work.quantized, own, images, rounding, ops)
-        learned = rounding_record(rounding, rounded)
+    if learning is not None:
+        own, rounded = learn_rounding(work.quantized, own, images, learning, ops)
+        learned = rounding_record(learning, rounded)
+    else:
+        own = work.rounded(own)
     own = work.corrected(own)
     quantized, own = work.deployed(own)
     warn_of_unlike_ranges(quantized, own)
@@ -157,31 +182,46 @@ class _Work:
     def with_ranges(self) -> Params:
         """Channels equalized or not, and ranges: the best pair of both."""
         wanted = self.wanted
-        equalize, methods = options(wanted.equalize, (False, True)), options(wanted.method, CANDIDATES)
-        seen = {each: self._observed(each) for each in equalize}
-        tried = {(e, m): seen[e][0].with_ranges(m, wanted.percentile) for e in equalize for m in methods}
+        either, methods = options(wanted.equalize, (False, True)), options(wanted.method, CANDIDATES)
+        seen = {each: self._observed(each) for each in either}
+        tried = {(e, m): seen[e][0].with_ranges(m, wanted.percentile) for e in either for m in methods}
         errors = {key: self._judge.error(own) for key, own in tried.items()} if len(tried) > 1 else {}
-        equalized, method = best(errors) if errors else next(iter(tried))
+        equalize, method = best(errors) if errors else next(iter(tried))
         if wanted.method is None:
-            self._decide("method", {m: errors[equalized, m] for m in methods}, method)
+            self._decide("method", {m: errors[equalize, m] for m in methods}, method)
         if wanted.equalize is None:
-            self._decide("equalize", {e: min(errors[e, m] for m in methods) for e in equalize}, equalized)
-        observed, self._means = seen[equalized]
+            self._decide("equalize", {e: min(errors[e, m] for m in methods) for e in either}, equalize)
+        observed, self._means = seen[equalize]
         if self._splits:  # final ranges are those of all images, as are corrections that nobody has to choose
             observed.add(self._ops, self._held, watching(self._ops, self._means if wanted.bias_correction else {}))
         own = observed.with_ranges(method, wanted.percentile)
         if wanted.method not in (None, "minmax"):
             warn_if_ruined(self._judge, method, own, observed.with_ranges("minmax", wanted.percentile))
-        self.wanted = replace(wanted, method=method, equalize=equalized)
+        self.wanted = replace(wanted, method=method, equalize=equalize)
         return own
 
-    def _observed(self, equalized: bool) -> tuple[Observed, dict[str, ChannelMean]]:
+    def _observed(self, equalize: bool) -> tuple[Observed, dict[str, ChannelMean]]:
         """The float network on the images that are used, and the means that biases are corrected by."""
-        own = equalize_channels(self._graph, self._params) if equalized else self._params
-        observed = Observed(self.quantized, self.quantized.params_from(own), self.wanted.method != "minmax")
+        own = self.quantized.params_from(self._params)
+        if equalize:
+            own = equalized(self.quantized, own, self._used, self._ops)
+        observed = Observed(self.quantized, own, self.wanted.method != "minmax")
         means = float_means(self.quantized) if self.wanted.bias_correction is not False else {}
         observed.add(self._ops, self._used, watching(self._ops, means))
         return observed, means
+
+    def rounded(self, own: Params) -> Params:
+        """Codes of weights chosen by moments, where that was asked for or makes the outputs err less."""
+        chosen = self.wanted.rounding
+        if chosen == NEAREST:
+            return own
+        found = round_by_moments(self.quantized, own, self._used, self._ops)
+        if chosen is None:
+            errors = {each: self._judge.error(params) for each, params in ((NEAREST, own), (MOMENTS, found))}
+            chosen = best(errors)
+            self._decide("rounding", errors, chosen)
+            self.wanted = replace(self.wanted, rounding=chosen)
+        return found if chosen == MOMENTS else own
 
     def corrected(self, own: Params) -> Params:
         """Biases corrected, where that was asked for or makes the outputs err less."""

@@ -33,6 +33,9 @@ CHECKED = 16  #: images on which a method that was asked for is compared with "m
 RUINED = 3.0  #: dB below "minmax" from which on there is a warning: twice the error
 CANDIDATES = ("minmax", "mse", "percentile")  #: candidates; of equal ones the first is taken
 
+#: How weights become codes: "learned" is ``qat.LearnedRounding``, which has settings of its own.
+ROUNDINGS = NEAREST, MOMENTS, LEARNED = "nearest", "moments", "learned"
+
 T = TypeVar("T")
 
 
@@ -45,18 +48,25 @@ class Wanted:
         percentile: for the method of that name.
         equalize: whether channels are equalized.
         bias_correction: whether biases are corrected.
+        rounding: of weights, one of ``ROUNDINGS``.
 
     Raises:
-        QatError: there is no such method or percentile.
+        QatError: there is no such method, percentile or rounding.
     """
 
     method: str | None
     percentile: float
     equalize: bool | None
     bias_correction: bool | None
+    rounding: str | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.rounding not in (None, *ROUNDINGS):
+            raise QatError(
+                f"rounding {self.rounding!r} is unknown: choose {NEAREST}, {MOMENTS} or a qat.LearnedRounding, or None to have "
+                "it chosen"
+            )
         if self.method not in (None, *METHODS):
             raise QatError(
                 f"method {self.method!r} is unknown: choose one of {', '.join(METHODS)}, or None to have it chosen"
@@ -66,7 +76,7 @@ class Wanted:
     @property
     def open(self) -> bool:
         """Whether there is anything to choose."""
-        return None in (self.method, self.equalize, self.bias_correction)
+        return None in (self.method, self.equalize, self.bias_correction, self.rounding)
 
     def without_choice(self) -> Wanted:
         """The same, what is open being what is never far off: ranges from the smallest to the largest number, nothing else."""
@@ -75,6 +85,7 @@ class Wanted:
             method=self.method or "minmax",
             equalize=bool(self.equalize),
             bias_correction=bool(self.bias_correction),
+            rounding=self.rounding or NEAREST,
         )
 
 

@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 
 from qat.analysis.candidates import Candidate, Costs, Level, Raising, State
 from qat.analysis.deciding import Measure
+from qat.analysis.recalibration import Quantize
 from qat.analysis.repaired import Raised
 from qat.training.checkpoint import Checkpoint
 
 MOST_REFINED = 3  #: evaluations with what refines, to need fewer layers thanks to it
 ALL_STEPS = 8  #: raised layers of which each is measured for the table; of more only the first 1, 2, 4, ...
 
-Quantize = Callable[..., Checkpoint]  #: from settings of convert_quant_network, by keyword, to a calibrated checkpoint
 Items = list[tuple[Candidate, Level]]
 
 
@@ -23,8 +23,9 @@ class Search:
         raising: the quantized network.
         measure: what decides.
         quantize: from settings to a network whose loss is measured.
-        refine: from settings to the one that is the result; the same function where nothing is refined.
+        refine: from settings to the one that is the result; the same function where that is the same network.
         progress: called with a line for each network that is measured.
+        shrinks: whether what refines loses less, so that fewer layers may do.
 
     Attributes:
         evaluations: how many networks were measured.
@@ -37,10 +38,11 @@ class Search:
         quantize: Quantize,
         refine: Quantize,
         progress: Callable[[str], None],
+        shrinks: bool = False,
     ) -> None:
         self.raising, self.measure = raising, measure
         self._functions, self.progress = {False: quantize, True: refine}, progress
-        self.refines = refine is not quantize
+        self.refines, self._shrinks = refine is not quantize, shrinks
         self.found: Sequence[Candidate] = ()
         self.budgets: Mapping[str, int] = {}
         self.costs: Costs | None = None
@@ -49,7 +51,7 @@ class Search:
         self._last: tuple[object, Checkpoint] | None = None
 
     def given(self, base: Checkpoint) -> None:
-        """The network with nothing raised, not refined."""
+        """The network with nothing raised, as the search has it."""
         self._last = self._key({}, False), base
 
     def plan(self, found: Sequence[Candidate], costs: Costs, budgets: Mapping[str, int]) -> None:
@@ -64,7 +66,7 @@ class Search:
     # -- what is known of a state ---------------------------------------------------------------------------------------
 
     def _key(self, state: State, refined: bool) -> tuple[bool, frozenset[tuple[Candidate, Level]]]:
-        return refined and self.refines, frozenset(state.items())
+        return refined and self.refines and (self._shrinks or bool(state)), frozenset(state.items())
 
     def checkpoint(self, state: State, *, refined: bool = False) -> Checkpoint:
         """The network with these candidates raised; the last one is kept, others are made anew."""
@@ -79,7 +81,7 @@ class Search:
         if key not in self._values:
             self._values[key] = value = self.measure.value(self.checkpoint(state, refined=refined))
             self._states[key] = [*state.items()]
-            how = ", refined" if key[0] else ""
+            how = ", as it is saved" if key[0] else ""
             self.progress(f"{len(state)} raised{how}{self._cost(state)}: {self.measure.words(value)}")
         return self._values[key]
 
@@ -98,10 +100,9 @@ class Search:
     def _affordable(self, state: State) -> bool:
         return all(self.cost(what, state) <= most for what, most in self.budgets.items())
 
-    def best(self) -> tuple[Items, bool]:
-        """The state in which the least is lost, and whether it was refined; of equal ones the first that was measured."""
-        key = min(self._values, key=lambda x: self.measure.drop(self._values[x]))
-        return self._states[key], key[0]
+    def best(self) -> Items:
+        """What is raised where the least is lost; of equal ones the first that was measured."""
+        return self._states[min(self._values, key=lambda x: self.measure.drop(self._values[x]))]
 
     # -- the search -----------------------------------------------------------------------------------------------------
 
@@ -177,7 +178,7 @@ class Search:
             items = [*items, *more] if self._affordable(dict([*items, *more])) else [*items, more[0]]
             added *= 2
         failed, most = 0, len(items)
-        for _ in range(MOST_REFINED):
+        for _ in range(MOST_REFINED if self._shrinks else 0):
             middle = (failed + most) // 2
             if middle > failed:
                 met = self.met(dict(items[:middle]), refined=True)
@@ -193,11 +194,12 @@ class Search:
             if len(items) <= ALL_STEPS
             else {1 << x for x in range(len(items).bit_length())}
         )
-        steps = {len(items)} if refined and self.refines else steps | {len(items)}
+        steps = {len(items)} if refined and self._shrinks else steps | {len(items)}
         rows = []
         for number, (candidate, level) in enumerate(items, 1):
             state = dict(items[:number])
-            drop = self.measure.drop(self.value(state, refined=refined)) if number in steps else None
+            last = refined and number == len(items)
+            drop = self.measure.drop(self.value(state, refined=last)) if number in steps else None
             rows.append(
                 Raised(
                     candidate.name,

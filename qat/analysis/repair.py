@@ -24,11 +24,13 @@ from typing import Any
 
 from qat.analysis.calibration import calibrate
 from qat.analysis.candidates import WIDE, Costs, Raising, candidates
+from qat.analysis.choosing import NEAREST
 from qat.analysis.deciding import AgreementMeasure, Measure, MetricMeasure, OwnMeasure, SqnrMeasure, amount
 from qat.analysis.diagnosed import Diagnosis
 from qat.analysis.diagnosis import diagnose
-from qat.analysis.fewest import Items, Quantize, Search
+from qat.analysis.fewest import Items, Search
 from qat.analysis.metrics import macs, total_macs
+from qat.analysis.recalibration import Quantize, Recalibration
 from qat.analysis.repaired import Raised, Repair, TargetMissedError
 from qat.data import Split
 from qat.deploy.arithmetics import arithmetic_options, default_arithmetic
@@ -45,7 +47,6 @@ from qat.vocabulary.ops import Ops
 
 FEWEST = ("layers", "bytes", "bops")
 BUDGETS = {"weight_bytes": "size_budget", "bops": "bops_budget"}  #: what they limit, and what they are called
-REFINING = ("rounding",)  #: arguments of calibrate that take long and never lose much: for the result alone
 MOST_TO_BLAME_ON = 128  #: samples of the diagnosis
 FEWEST_TO_BLAME_ON = 16
 WORK = 2e11  #: multiply-accumulates that it may take, about; of large networks it is of fewer samples
@@ -78,7 +79,7 @@ def repair(
 
     Args:
         checkpoint: the float network, with its task.
-        images: to calibrate on, (N, ...) as the network takes them; a tuple of arrays for several inputs.
+        images: that calibrate, (N, ...) as the network takes them; a tuple of arrays for several inputs.
         target_drop: the most that may be lost against the float network: of a metric in percent and of the agreement in
             percentage points, of other metrics in their own unit. Give this or ``target_sqnr``.
         target_sqnr: the least SQNR of every output, in dB.
@@ -91,8 +92,10 @@ def repair(
         fewest: what is to be few: "layers", the default, "bytes" of weights or "bops". Where the fewest layers do not keep a
             budget, what it limits is to be few.
         targets: names of the file formats that the network is for, as ("C",).
-        quantize: called with settings of ``convert_quant_network``; returns a calibrated checkpoint. None: ``calibrate``.
-        refine: the same, with more effort: makes the result. None: ``quantize``; with ``calibrate``'s ``rounding`` that.
+        quantize: called with settings of ``convert_quant_network``; returns a checkpoint that ``images`` have calibrated. None:
+            ``calibrate``.
+        refine: the same, with more effort: makes the result. None: ``quantize``; where that is
+            None too, ``calibrate`` with its ``rounding``, while the search rounds to the nearest code.
         ops: the vocabulary that computes, as of ``calibrate``.
         progress: called with a line for each network that was measured.
         **settings: those of ``calibrate`` and ``convert_quant_network``.
@@ -121,6 +124,11 @@ def repair(
         raise QatError(f"{graph.name} is quantized already: give the float network it was made from")
     ops = evaluation_ops() if ops is None else ops
     own = {name: settings.pop(name) for name in list(settings) if name not in CONVERSION}
+    ours = quantize is None  # else its record has to say how it calibrates
+    if quantize is None and refine is not None:
+        raise QatError("repair: refine is given without quantize, which the search needs; give both, or rounding alone")
+    if quantize is not None and own:
+        raise QatError(f"repair: {next(iter(own))} is of calibrate, which quantize replaces; leave one of the two out")
     if quantize is None:
         quantize, refine = _calibrations(checkpoint, images, ops, own)
     samples = images if decide_on is None else decide_on.images
@@ -133,11 +141,22 @@ def repair(
         judge = MetricMeasure(checkpoint, decide_on, float(target_drop or 0.0), ops)
     else:
         judge = AgreementMeasure(checkpoint, samples, float(target_drop or 0.0), ops)
-    base = quantize(**settings)
+
+    def told(first: Checkpoint) -> dict[str, Any] | None:
+        chosen = chosen_in(first)
+        return own | chosen if ours or chosen else None
+
+    found = Recalibration(quantize, checkpoint, images, told, ops)
+    base = found(**settings)
     if not base.graph.is_quantized:
         raise QatError(f"{graph.name}: quantize is False for all of its layers, so that there is nothing to repair")
     search = Search(
-        Raising(graph, base.graph, settings), judge, quantize, refine or quantize, progress or (lambda line: None)
+        Raising(graph, base.graph, settings),
+        judge,
+        found,
+        refine or quantize,
+        progress or (lambda line: None),
+        shrinks=refine is not None,
     )
     search.given(base)
     known = {what: most for what, most in budgets.items() if most is not None}
@@ -177,7 +196,7 @@ def _calibrations(
     checkpoint: Checkpoint, images: Arrays, ops: Ops, own: Mapping[str, Any]
 ) -> tuple[Quantize, Quantize | None]:
     """``calibrate`` for the search, and for the result where it refines; own: settings of it."""
-    rough = {name: value for name, value in own.items() if name not in REFINING}
+    rough = {**own, "rounding": NEAREST}
     choice: dict[str, Any] = {}  # what the first calibration chose by itself, so that all are alike
 
     def calibrated(told: Mapping[str, Any], settings: Mapping[str, Any]) -> Checkpoint:
@@ -192,13 +211,15 @@ def _calibrations(
     def refine(**settings: Any) -> Checkpoint:
         return calibrated(own, settings)
 
-    return quantize, refine if any(own.get(name) for name in REFINING) else None
+    return quantize, None if own.get("rounding") == NEAREST else refine
 
 
 def chosen_in(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What a calibration chose of its own arguments, as the checkpoint's history says it; nothing where it does not."""
+    """What a calibration chose of its own arguments but rounding, which takes long and only helps, and so is for the result
+    alone, as the checkpoint's history says it; nothing where it does not.
+    """
     record: Mapping[str, Any] = next((x["calibration"] for x in checkpoint.history if x.get("calibration")), {})
-    own = set(inspect.signature(calibrate).parameters) - {"network", "params", "images", "ops", *REFINING}
+    own = set(inspect.signature(calibrate).parameters) - {"network", "params", "images", "ops", "rounding"}
     return {name: value for name, value in record.items() if name in own and value is not None}
 
 
@@ -224,7 +245,7 @@ def _repaired(
             )
     search.value({})
     if search.met({}, refined=True):
-        return _result(search, [], refined=True)
+        return _told(search, _result(search, [], refined=True))
     found = diagnose(base.graph, base.params, few, ops=ops)
     widest = WIDE if targets and _all_take_wide(search, found, targets) else BYTE
     offered = candidates(raising, found, widest)
@@ -238,8 +259,8 @@ def _repaired(
             result = _result(search, reached, refined=True)
             if widest > BYTE:
                 _check_taken(result.checkpoint, targets)
-            return result
-    best = _result(search, *search.best())
+            return _told(search, result)
+    best = _result(search, search.best(), refined=True)
     within = "".join(f", within {BUDGETS[what]} {most:,}" for what, most in budgets.items())
     raise TargetMissedError(
         f"{search.measure.target} cannot be met{within}: the nearest is {search.measure.words(best.after)}, with "
@@ -252,18 +273,11 @@ def _result(search: Search, items: Items, refined: bool) -> Repair:
     measure, state = search.measure, dict(items)
     rows = search.rows(items, refined)
     after, before = search.value(state, refined=refined), search.value({}, refined=True)
-    checkpoint = _recorded(search.checkpoint(state, refined=refined), measure, rows)
+    checkpoint = search.checkpoint(state, refined=refined)
     error = measure.standard_error(checkpoint)
-    if error is not None and error > measure.limit:
-        warnings.warn(
-            f"{measure.target}: {measure.samples:,} samples tell a drop to {amount(error, measure.unit)} {measure.unit} "
-            "(standard error), so that other samples may lose more; decide on more of them",
-            QatWarning,
-            stacklevel=3,
-        )
     everything = {x: x.levels[-1] for x in search.found}
     return Repair(
-        checkpoint=checkpoint,
+        checkpoint=_recorded(checkpoint, measure, rows),
         settings=search.raising.settings(state),
         raised=rows,
         measure=measure.name,
@@ -283,6 +297,19 @@ def _result(search: Search, items: Items, refined: bool) -> Repair:
         evaluations=search.evaluations,
         samples=measure.samples,
     )
+
+
+def _told(search: Search, result: Repair) -> Repair:
+    """The result; a QatWarning where there are too few samples for so small a drop."""
+    error = result.standard_error
+    if error is not None and error > result.limit:
+        warnings.warn(
+            f"{search.measure.target}: {result.samples:,} samples tell a drop to {amount(error, result.unit)} {result.unit} "
+            "(standard error), so that other samples may lose more; decide on more of them",
+            QatWarning,
+            stacklevel=4,
+        )
+    return result
 
 
 def _recorded(checkpoint: Checkpoint, measure: Measure, rows: Sequence[Raised]) -> Checkpoint:
@@ -312,11 +339,11 @@ def _check_taken(checkpoint: Checkpoint, targets: Sequence[str]) -> None:
 
 def _refusal(checkpoint: Checkpoint, targets: Sequence[str]) -> str | None:
     """What the first target says that does not export a network; None where all do."""
-    integers = derived_integers(checkpoint.graph, checkpoint.params)
     with tempfile.TemporaryDirectory() as folder:
         for name in targets:
             found = target(name)
             try:
+                integers = derived_integers(checkpoint.graph, checkpoint.params)
                 options = arithmetic_options(found, default_arithmetic(found, graph=integers))
                 found.export(integers, Path(folder) / f"tried{found.SUFFIX}", **options)
             except QatError as error:

@@ -43,7 +43,7 @@ class Repair:
     Args:
         checkpoint: the quantized network, calibrated with ``settings``.
         settings: of ``convert_quant_network``, with those of the raised layers.
-        raised: the layers that were raised, the most to blame first; none where the target was met without.
+        raised: the layers that were raised, in their rank; none where the target was met without.
         measure: what is measured: the name of a metric, "agreement" or "SQNR".
         unit: of a drop: "points", "dB", or "" for the metric's own.
         limit: the most that may be lost; of an SQNR the least that has to be there.
@@ -60,6 +60,15 @@ class Repair:
         bops: bit operations for one sample now.
         evaluations: how many quantized networks were measured.
         samples: on how many.
+
+    >>> import numpy as np, qat
+    >>> from qat.networks import LeNet5
+    >>> graph, images = LeNet5().graph(), np.random.default_rng(0).integers(0, 256, (4, 1, 32, 32), np.uint8)
+    >>> found = qat.repair(qat.Checkpoint(graph, graph.initial_params(0)), images, target_drop=100.0)
+    >>> isinstance(found, qat.Repair), found.raised
+    (True, ())
+    >>> print(found.quant_config(), end="")
+    num_bits: 8
     """
 
     checkpoint: Checkpoint
@@ -97,6 +106,16 @@ class TargetMissedError(QatError):
     Args:
         text: the message.
         best: the nearest that was found; not the one that was asked for.
+
+    >>> import numpy as np, qat
+    >>> from qat.networks import LeNet5
+    >>> graph, images = LeNet5().graph(), np.random.default_rng(0).integers(0, 256, (4, 1, 32, 32), np.uint8)
+    >>> try:
+    ...     found = qat.repair(qat.Checkpoint(graph, graph.initial_params(0)), images, target_sqnr=200.0)
+    ... except qat.TargetMissedError as missed:
+    ...     found = missed.best
+    >>> found.measure, found.after < 200.0
+    ('SQNR', True)
     """
 
     def __init__(self, text: object, best: Repair) -> None:

@@ -1,9 +1,8 @@
-"""Learned rounding: whether each weight is rounded up or down, by what a block of the network gives (AdaRound, BRECQ, QDrop)."""
+"""Learned rounding: whether each weight is rounded up or down, by what blocks of the network give (AdaRound, BRECQ, QDrop)."""
 
 from __future__ import annotations
 
 import math
-import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -20,7 +19,7 @@ from qat.passes.blocks import Block, block_graph, blocks
 from qat.registry import training_backend
 from qat.training.forward import IDLE, NodeLoop
 from qat.training.optimizer import Optimizer
-from qat.training.soft_rounding import Reconstruction, SoftWeight, beta_at, start_of
+from qat.training.soft_rounding import WARMUP, Reconstruction, SoftWeight, beta_at, factor_at, start_of
 from qat.vocabulary.arrays import WORKING_BYTES, Arrays, as_arrays, as_tuple, batches_of, samples_that_fit
 from qat.vocabulary.fields import check_fields
 from qat.vocabulary.ops import Array, Kind, Ops
@@ -32,12 +31,8 @@ KEPT_BYTES = 1 << 30  #: that activations may take while they wait; of more imag
 NEAREST, LEARNED = "nearest", "learned"
 MOST = 100  #: images at a time, however small they are
 FEWEST = 4  #: images of a batch, however large they are
-PLACES = int(
-    os.environ.get("PLACES", 1 << 13)
-)  #: of a batch: what so many outputs of a channel ask for is enough for one step
-RATE = float(os.environ.get("RATE", 1e-1))  #: of Adam
-PENALTY = float(os.environ.get("LAMBDA", 1.0))  #: lambda: the largest factor of the penalty
-WARMUP = 0.2  #: the share of the iterations without penalty
+PLACES = 1 << 13  #: of a batch: what so many outputs of a channel ask for is enough for one step
+RATE = 0.1  #: of Adam
 CHECKED = 20  #: iterations between two looks at the penalty
 SMALLEST_ERROR = 1e-30  #: by which an output's error is divided
 SETTLED = 1e-3  #: the mean penalty below which all weights are at one of their codes
@@ -194,8 +189,8 @@ class _Learning:
         given = len(images[0])
         if given < 2:
             raise QatError(
-                f"{self.graph.name}: learned rounding was given {given} image, and none is left to tell whether it helps; give at "
-                "least 2, better hundreds"
+                f"{self.graph.name}: learned rounding was given {given} image, and none is left to tell whether it helps; give "
+                "at least 2, better hundreds"
             )
         shapes = self.graph.shapes
         numbers = max(sum(math.prod(shapes[name]) for name in (*block.inputs, *block.outputs)) for block in self.blocks)
@@ -373,8 +368,6 @@ class _Learning:
             self.backend.seed(self.settings.seed, done)
             step(*self._batch(block, size, share), RATE)
             done += 1
-            if os.environ.get("TRACE") and done % 50 == 0:
-                print(block.name, done, {k: round(float(v), 4) for k, v in step.terms().items()})
             if done % CHECKED == 0 and share >= WARMUP and float(step.terms()["penalty"]) < SETTLED:
                 break
         values = self.backend.read(model)
@@ -389,7 +382,7 @@ class _Learning:
             drawn = np.frombuffer(self.random.bytes(real.size), np.uint8).reshape(real.shape)
             inputs.append(np.where(drawn < 256.0 * self.settings.drop, real, coded))
         wanted = (self.floats[name][which] for name in block.outputs)
-        beta, factor = beta_at(share, WARMUP), PENALTY if share >= WARMUP else 0.0
+        beta, factor = beta_at(share), factor_at(share)
         annealed = (np.full((size, 1), number, np.float32) for number in (beta, factor))
         return as_arrays(tuple(inputs)), (*wanted, *annealed)
 

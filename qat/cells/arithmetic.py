@@ -78,6 +78,10 @@ class Sub(_OfTwo):
     output_numbers = "computed"
     one_grid = True
 
+    @property
+    def keeps_scale(self) -> bool:
+        return True
+
     def output_shape(self, *shapes: Shape) -> Shape:
         return joint_shape("subtracts", *shapes)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from qat.cells.facts import OutputChannels, OutputNumbers, check_facts
 from qat.cells.tracing import Traced, tracers
 from qat.errors import QatError
+from qat.vocabulary.activations import RELU_BOUNDS
 from qat.vocabulary.ops import Array, Ops, Tensor
 from qat.vocabulary.param import Initializer, Param, Shape, constant, he_uniform
 from qat.vocabulary.serial import Serializable
@@ -177,6 +179,16 @@ class Cell(Serializable):
     def keeps_sign(self) -> bool:
         """Its output is not negative where no input is, and f(s x) = s f(x) for s > 0."""
         return self.output_numbers in ("moved", "averaged")
+
+    @property
+    def keeps_scale(self) -> bool:
+        """Where every input has a channel multiplied by s > 0, so is that channel of its output, up to ``bound``."""
+        return self.keeps_sign
+
+    @property
+    def bound(self) -> float:
+        """No number of its output is larger, by its activation."""
+        return RELU_BOUNDS.get(getattr(self, "activation", None) or "", math.inf)
 
     @property
     def wants_fake_quant(self) -> bool:

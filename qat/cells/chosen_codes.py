@@ -29,11 +29,13 @@ class WeightGrid(NamedTuple):
 
     Attributes:
         codes: centred (code - zero point), as the quantizer gives them, float32.
-        position: the weight in steps of the quantizer's scale, float64: ``codes`` are the nearest whole numbers, within the range.
+        position: the weight in steps of the quantizer's scale, float64: ``codes`` are the nearest ones within the range.
         step: what the stored weight changes by from one code to the next, float64; 0 where it has no part in the codes.
         free: where the whole number below the position and the one above it are both codes, and the scale stays.
         low: the lower end of the range of which the scale is, in steps.
         high: the upper end.
+        first: the smallest code that a free weight may be given.
+        last: the largest one.
     """
 
     codes: Array
@@ -42,13 +44,15 @@ class WeightGrid(NamedTuple):
     free: Array
     low: Array
     high: Array
+    first: Array
+    last: Array
 
 
 def weight_grid(cell: LinearCell, params: Mapping[str, Array], x_scale: float) -> WeightGrid:
     """The codes of a linear cell's weight, and what lies between them.
 
-    The weight that is quantized is the stored one times a factor of each element: of a batch normalisation that is folded in, of
-    a normalised input. Elements at the ends of their range are not free: the scale follows from them.
+    The weight that is quantized is the stored one times a factor of each element: of a batch normalisation that is folded in,
+    of a normalised input. Elements at the ends of their range are not free: the scale follows from them.
 
     Args:
         cell: of a quantized graph.
@@ -76,11 +80,10 @@ def weight_grid(cell: LinearCell, params: Mapping[str, Array], x_scale: float) -
         raise QatError(f"a {type(quantizer).__name__} does not round to the nearest multiple of a scale")
     down, low, high = np.floor(position), low / scale, high / scale
     free = (position > low) & (position < high) & (factor != 0.0)
-    free &= (down >= np.maximum(lowest, np.rint(low + INSIDE))) & (
-        down + 1.0 <= np.minimum(highest, np.rint(high - INSIDE))
-    )
+    first, last = np.maximum(lowest, np.rint(low + INSIDE)), np.minimum(highest, np.rint(high - INSIDE))
+    free &= (down >= first) & (down + 1.0 <= last)
     step = np.divide(scale, factor, out=np.zeros(weight.shape), where=factor != 0.0)
-    arrays = (np.broadcast_to(x, weight.shape) for x in (coded.centred, position, step, free, low, high))
+    arrays = (np.broadcast_to(x, weight.shape) for x in (coded.centred, position, step, free, low, high, first, last))
     return WeightGrid(*(_stored(cell, x) for x in arrays))
 
 
@@ -91,8 +94,8 @@ def with_codes(cell: LinearCell, params: Mapping[str, Array], x_scale: float, co
         cell: of a quantized graph.
         params: its parameters and state, canonical, by local name.
         x_scale: of the codes of its input.
-        codes: centred (code - zero point), shaped as the stored weight. Where ``weight_grid(...).free`` is False the weight stays as
-            it is, whatever they are.
+        codes: centred (code - zero point), shaped as the stored weight. Where ``weight_grid`` has no free element, that stays
+            as it is, whatever they are.
 
     Returns:
         The parameters, all but the weight as they were.
@@ -139,11 +142,11 @@ def with_kept_scale(cell: LinearCell, params: Mapping[str, Array], x_scale: floa
 
 
 def with_least_error(cell: LinearCell, params: Mapping[str, Array], x_scale: float) -> dict[str, Array]:
-    """Parameters whose weight is quantized with the smallest squared error: by a range that leaves the largest weights out.
+    """Parameters whose weight is quantized with the smallest squared error, by a range that leaves the largest weights out.
 
-    Of 46 shares of the range, from all to a tenth, that with the smallest sum of (w - code * scale)^2 is taken, of each scale by
-    itself (Nagel et al., arXiv 2106.08295, section 3.1, equation 20). A quantizer whose range is that of its weight gets a weight
-    that is clipped; one that keeps its scale gets that (``BaseWeightQuantizer.calibrated``).
+    Of 46 shares of the range, from all to a tenth, that with the smallest sum of (w - code * scale)^2 is taken, for each scale
+    by itself (Nagel et al., arXiv 2106.08295, section 3.1, equation 20). A quantizer whose range is that of its weight gets a
+    weight that is clipped; one that keeps its scale gets that (``BaseWeightQuantizer.calibrated``).
 
     Args:
         cell: of a quantized graph.
@@ -180,7 +183,7 @@ def with_least_error(cell: LinearCell, params: Mapping[str, Array], x_scale: flo
 
 
 def _quantized(cell: LinearCell, params: Mapping[str, Array], x_scale: float) -> tuple[Array, Array, Array, Array]:
-    """The weight that is quantized, output channels first, its factors of the stored one, and the ends of each scale's range."""
+    """The weight that is quantized, output channels first, its factors of the stored one, the ends of each scale's range."""
     quantizer: Any = cell.weight_quantizer
     of_input = np.full(1, x_scale, np.float32)
     weight, *_ = cell.coded(cell.numpy_params(params), of_input)

@@ -41,7 +41,7 @@ class Conv1dBnAct(Convolution, SeriesGeometry):
         dilation: distance of kernel elements in steps. Default: 1.
         group: number of groups of channels. Default: 1.
         has_bias, has_bn, momentum, eps, activation, alpha, after_fake: as in Conv2dBnAct.
-        weight_quantizer, bn_fold, freeze_bn, pruner, input_normalization: as in Conv2dBnAct.
+        weight_quantizer, bn_fold, freeze_bn, pruner, input_normalization, tracker: as in Conv2dBnAct.
 
     Raises:
         QatError: where a field is out of its range, or fields do not go together.

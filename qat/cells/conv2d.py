@@ -51,6 +51,7 @@ class Conv2dBnAct(Convolution, ConvGeometry):
         freeze_bn: set by convert_quant_network: the training step from which on running statistics normalise.
         pruner: set by ``qat.pruning.prune_weights``. Default: None.
         input_normalization: set by convert_quant_network, of a cell that takes raw pixels. Default: None.
+        tracker: set by training with ``qat.Oscillations``: counts and freezes codes that oscillate. Default: None.
 
     Raises:
         QatError: where a field is out of its range, or fields do not go together.

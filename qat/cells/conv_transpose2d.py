@@ -59,7 +59,7 @@ class ConvTranspose2dBnAct(WeightedCell, TransposedGeometry):
         group: number of groups of channels. Default: 1.
         has_bias, has_bn, momentum, eps, activation, alpha, after_fake: as in Conv2dBnAct.
         weight_quantizer: as in Conv2dBnAct. A scale for each output channel is one for all phases.
-        bn_fold, freeze_bn, pruner: as in Conv2dBnAct.
+        bn_fold, freeze_bn, pruner, tracker: as in Conv2dBnAct.
         input_normalization: None; a normalisation of raw pixels is a layer before it.
 
     Raises:

@@ -105,6 +105,20 @@ class Convolution(ConvolvingCell, WeightedCell, abstract=True):
         padding = window_padding((height, width), kernel, stride, dilation, pad_mode, explicit)
         return {"stride": stride, "padding": padding, "dilation": dilation, "group": self.group}
 
+    def input_rows(self, x: Array, x_shape: Shape, places: int) -> Array:
+        kernel, stride, dilation = self.geometry
+        top, bottom, left, right = self.window(x_shape)["padding"]
+        x = np.pad(x.reshape(-1, *picture_shape(x_shape)), ((0, 0), (0, 0), (top, bottom), (left, right)))
+        reach = (dilation[0] * (kernel[0] - 1) + 1, dilation[1] * (kernel[1] - 1) + 1)
+        x = x[:, : self.in_channels]
+        windows = np.lib.stride_tricks.sliding_window_view(x, reach, axis=(2, 3))  # type: ignore[call-overload]
+        windows = windows[:, :, :: stride[0], :: stride[1], :: dilation[0], :: dilation[1]]
+        every = math.ceil(math.sqrt(math.prod(windows.shape[2:4]) / places))
+        windows = windows[:, :, ::every, ::every]
+        count, _, rows, columns, *_ = windows.shape
+        split = windows.reshape(count, self.group, -1, rows, columns, *kernel).transpose(1, 0, 3, 4, 2, 5, 6)
+        return np.ascontiguousarray(split).reshape(self.group, count * rows * columns, -1)
+
     @property
     def _channels_taken(self) -> int:
         """``in_channels``, and the further one of a normalised input."""

@@ -36,6 +36,7 @@ class DenseBnAct(WeightedCell):
         freeze_bn: set by convert_quant_network: the training step from which on running statistics normalise.
         pruner: set by ``qat.pruning.prune_weights``. Default: None.
         input_normalization: set by convert_quant_network, of a cell that takes raw pixels. Default: None.
+        tracker: set by training with ``qat.Oscillations``: counts and freezes codes that oscillate. Default: None.
 
     Example:
         >>> import qat
@@ -77,6 +78,9 @@ class DenseBnAct(WeightedCell):
 
     def apply(self, ops: Ops, x: Tensor, x_shape: Shape, w: Tensor, bias: Tensor | None) -> Tensor:
         return ops.dense(x, w, bias)
+
+    def input_rows(self, x: Array, x_shape: Shape, places: int) -> Array:
+        return x[np.newaxis]
 
     def integer_node(self, x_shape: Shape, **fields: Any) -> IntegerLinear:
         return IntegerDense(**fields)

@@ -32,6 +32,10 @@ class Dequantize(Cell):
     non_negative = False
     random = False
 
+    @property
+    def keeps_scale(self) -> bool:
+        return True
+
     def output_shape(self, *shapes: Shape) -> Shape:
         return shapes[0]
 

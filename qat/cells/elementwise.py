@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from qat.cells.base import Cell, Scope, Shape
 from qat.errors import QatError
 from qat.integer import Function, IntegerBuilder, Sum, require_codes, require_one_grid
 from qat.integer.fixed_point import ADD_SHIFT
-from qat.vocabulary.activations import NON_NEGATIVE, RELU_BOUNDS, TABLES, apply_table, check_function
+from qat.vocabulary.activations import HOMOGENEOUS, NON_NEGATIVE, RELU_BOUNDS, TABLES, apply_table, check_function
 from qat.vocabulary.numpy_ops import NUMPY_OPS
 from qat.vocabulary.ops import Array, Tensor
 from qat.vocabulary.values import Value
@@ -78,6 +79,10 @@ class Add(Cell):
         """By its activation."""
         return self.activation is not None
 
+    @property
+    def keeps_scale(self) -> bool:
+        return True
+
     def output_shape(self, *shapes: Shape) -> Shape:
         return joint_shape("adds", *shapes)
 
@@ -136,6 +141,14 @@ class Activation(Cell):
     def non_negative(self) -> bool:  # type: ignore[override]
         """By its function."""
         return self.function in NON_NEGATIVE or (self.low is not None and self.low >= 0.0)
+
+    @property
+    def keeps_scale(self) -> bool:
+        return self.function in HOMOGENEOUS
+
+    @property
+    def bound(self) -> float:
+        return RELU_BOUNDS.get(self.function, math.inf)
 
     def output_shape(self, *shapes: Shape) -> Shape:
         return shapes[0]

@@ -45,6 +45,11 @@ class FakeQuant(Cell):
     def code_bits(self) -> int:
         return self.quantizer.num_bits
 
+    @property
+    def keeps_scale(self) -> bool:
+        """Its range follows."""
+        return True
+
     def quantizer_params(self) -> dict[str, Param]:
         return self.quantizer.params(self.non_negative)
 

@@ -23,7 +23,7 @@ from qat.cells.normalization import (
 )
 from qat.cells.oscillation import OscillationTracker
 from qat.cells.pruner import MagnitudePruner
-from qat.cells.weight_codes import MASK, OF_QUANTIZER, follow, of_quantizer, weight_codes
+from qat.cells.weight_codes import MASK, OF_QUANTIZER, follow, of_quantizer, weight_codes, with_bias
 from qat.errors import QatError
 from qat.integer import (
     Accumulator,
@@ -118,6 +118,19 @@ class LinearCell(Cell, ABC, abstract=True):
     @abstractmethod
     def apply(self, ops: Ops, x: Tensor, x_shape: Shape, w: Tensor, bias: Tensor | None) -> Tensor:
         """W x + b."""
+
+    def input_rows(self, x: Array, x_shape: Shape, places: int) -> Array | None:
+        """The numbers that its outputs are weighted sums of; None: the cell does not say.
+
+        Args:
+            x: real numbers, (N, ...).
+            x_shape: of one sample.
+            places: of a sample, how many are taken about at most, evenly chosen.
+
+        Returns:
+            (groups, N times places, inputs): the inputs of a group in the order of the weight's axes behind the first one.
+        """
+        return None
 
     @abstractmethod
     def quantized(self, quantizer: BaseWeightQuantizer, bn_fold: str | None, freeze_bn: int) -> LinearCell:
@@ -267,7 +280,7 @@ class LinearCell(Cell, ABC, abstract=True):
             follow(scope, self.tracker, codes)
             weight = codes.centred * ops.on_output(codes.scale, weight)
             return Value(self.apply(ops, x.real(ops), x_shape, weight, bias), relu=relu)
-        codes, bias_codes = self._quantize(ops, quantizer, weight, bias, x.scale, own)
+        codes, bias_codes = with_bias(ops, quantizer, weight, bias, x.scale, own)
         follow(scope, self.tracker, codes)
         return Value(self.apply(ops, x.data, x_shape, codes.centred, bias_codes), x.scale * codes.scale, relu=relu)
 
@@ -327,21 +340,6 @@ class LinearCell(Cell, ABC, abstract=True):
         )
         return Value.of(normalized, relu=y.relu, step=y.scale)
 
-    @staticmethod
-    def _quantize(
-        ops: Ops,
-        quantizer: BaseWeightQuantizer,
-        weight: Tensor,
-        bias: Tensor | None,
-        x_scale: Tensor,
-        own: Mapping[str, Tensor],
-    ) -> tuple[WeightCodes, Tensor | None]:
-        """Weight and bias codes; see ``bias_floor`` for the smallest scale. ``own``: the quantizer's parameters."""
-        if bias is None:
-            return weight_codes(ops, quantizer, weight, None, own), None
-        codes = weight_codes(ops, quantizer, weight, bias_floor(ops, bias, x_scale, quantizer.num_bits), own)
-        return codes, ops.round_ste(bias / (x_scale * codes.scale))
-
     def coded(self, own: Mapping[str, Array], x_scale: Array) -> tuple[Array, Array | None, WeightCodes, Array | None]:
         """Weight and bias as deployment quantizes them, and their codes, of ``numpy_params``; x_scale: (1,), the input's."""
         ops, quantizer = NUMPY_OPS, cast(BaseWeightQuantizer, self.weight_quantizer)
@@ -353,7 +351,7 @@ class LinearCell(Cell, ABC, abstract=True):
         of_own |= quantizer.observe(ops, weight, of_own)
         if self.has_bn and self.bn_fold is None:
             return weight, bias, weight_codes(ops, quantizer, weight, None, of_own), None
-        return weight, bias, *self._quantize(ops, quantizer, weight, bias, x_scale, of_own)
+        return weight, bias, *with_bias(ops, quantizer, weight, bias, x_scale, of_own)
 
     def _deployed(self, own: Mapping[str, Array], x_scale: Array) -> tuple[WeightCodes, Array | None]:
         """Weight and bias codes with everything folded in, by the running statistics; ``own`` for NUMPY_OPS."""
@@ -361,8 +359,8 @@ class LinearCell(Cell, ABC, abstract=True):
         if not self.has_bn or self.bn_fold is not None:
             return codes, bias_codes
         # w was quantized by itself: |factor| goes into its scale, and the sign into its codes.
-        ops, quantizer, (centred, scale, zero_point) = NUMPY_OPS, cast(Any, self.weight_quantizer), codes
-        factor, _ = running_affine(ops, own, self.eps)
+        (centred, scale, zero_point), quantizer = codes, cast(BaseWeightQuantizer, self.weight_quantizer)
+        ops, (factor, _) = NUMPY_OPS, running_affine(NUMPY_OPS, own, self.eps)
         floor = np.maximum(bias_floor(ops, shift, x_scale, quantizer.num_bits), np.float32(SMALLEST_SCALE))
         product = scale * np.abs(factor)
         scale = np.maximum(product, floor)

@@ -46,6 +46,10 @@ class PReLU(Cell):
         super().__post_init__()
         check_counts("PReLU", channels=self.channels)
 
+    @property
+    def keeps_scale(self) -> bool:
+        return True
+
     def float_params(self) -> dict[str, Param]:
         return {"slope": Param((self.channels,), "vector", constant(INITIAL_SLOPE))}
 

@@ -1,10 +1,11 @@
-"""The codes of a linear cell's weight: those of its quantizer, but for what a pruner or a tracker of oscillations has settled."""
+"""The codes of a linear cell's weight: its quantizer's, but for what a pruner or a tracker of oscillations has settled."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from qat.cells.base import Scope
+from qat.cells.bias_floor import bias_floor
 from qat.cells.oscillation import OscillationTracker, frozen_codes
 from qat.quantizers import BaseWeightQuantizer, WeightCodes
 from qat.vocabulary.ops import Ops, Tensor
@@ -35,6 +36,21 @@ def weight_codes(
     codes = frozen_codes(ops, quantizer.quantize(ops, weight, floor, own), own)
     mask = own.get(MASK[len(OF_QUANTIZER) :])
     return codes if mask is None else codes._replace(centred=codes.centred * mask)
+
+
+def with_bias(
+    ops: Ops,
+    quantizer: BaseWeightQuantizer,
+    weight: Tensor,
+    bias: Tensor | None,
+    x_scale: Tensor,
+    own: Mapping[str, Tensor],
+) -> tuple[WeightCodes, Tensor | None]:
+    """Weight and bias codes, where the input's codes have scale x_scale; see ``bias_floor`` for the smallest scale."""
+    if bias is None:
+        return weight_codes(ops, quantizer, weight, None, own), None
+    codes = weight_codes(ops, quantizer, weight, bias_floor(ops, bias, x_scale, quantizer.num_bits), own)
+    return codes, ops.round_ste(bias / (x_scale * codes.scale))
 
 
 def follow(scope: Scope, tracker: OscillationTracker | None, codes: WeightCodes) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from qat import hints
+from qat.analysis.bias_correction import lacks_biases
 from qat.analysis.calibration import calibrate
 from qat.analysis.rounding import LearnedRounding
 from qat.deploy.interfaces import OwnLayout, TrainingBackend
@@ -81,8 +82,9 @@ def prepare(
     """Make a quantized model, to be trained in a loop of your own, of a network of your framework.
 
     The network is imported (``qat.import_model``), quantized with the ranges that its activations have on your images
-    (``qat.calibrate``), and made a model of the framework again (``lower``). In training mode it computes with fake-quantized
-    numbers and has gradients; in evaluation mode it computes the integers of deployment. Your own module stays as it is.
+    (``qat.calibrate``, which chooses what ``settings`` do not say, but gives no layer a bias unasked), and made a model of the
+    framework again (``lower``). In training mode it computes with fake-quantized numbers and has gradients; in evaluation mode
+    it computes the integers of deployment. Your own module stays as it is.
 
     Args:
         module: A ``torch.nn.Module`` in evaluation mode, a ``keras.Model``, a ``mindspore.nn.Cell``, a file that
@@ -144,7 +146,9 @@ def prepare(
         ops = evaluation_ops(chosen.NAME, device_target)
         if isinstance(rounding := settings.get("rounding"), LearnedRounding) and rounding.backend is None:
             settings["rounding"] = replace(rounding, backend=chosen.NAME)
-        checkpoint = calibrate(graph, imported.params, as_arrays(images), **{"ops": ops, **settings})
+        # A bias that the module has no place for could not be put back into it, so none is added unasked.
+        given = {"ops": ops} | ({"bias_correction": False} if lacks_biases(graph) else {}) | settings
+        checkpoint = calibrate(graph, imported.params, as_arrays(images), **given)
     holder = holder_of(module)
     own = holder.device_target(module) if holder is not None and device_target is None else device_target
     model = chosen.lower(

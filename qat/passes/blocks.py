@@ -63,16 +63,16 @@ def blocks(graph: Graph) -> list[Block]:
     >>> from qat.networks import ResNet8
     >>> from qat.passes.blocks import blocks
     >>> [block.name for block in blocks(qat.convert_quant_network(ResNet8())) if block.layers][:2]
-    ['conv1', 'blocks.0.conv1 .. blocks.0.conv2']
+    ['conv', 'blocks.0.conv1 .. blocks.0.conv2']
     """
     nodes = [node for node in graph.nodes if not isinstance(node.cell, Input)]
     starts = [0, *(at for at, node in enumerate(nodes) if _is_layer(node) and at)]
     number = {node.name: sum(start <= at for start in starts) - 1 for at, node in enumerate(nodes)}
     joined = list(range(len(starts)))  # the first block that each one is joined with
     for first, last in _residual(graph, nodes, number):
+        first = joined[first]
         if sum(_is_layer(nodes[starts[each]]) for each in range(first, last + 1)) <= MOST_LAYERS:
-            for each in range(first, last + 1):
-                joined[each] = min(joined[each], joined[first])
+            joined[first : last + 1] = [first] * (last + 1 - first)
     ends = [*starts[1:], len(nodes)]
     spans: dict[int, tuple[int, int]] = {}
     for each, (start, end) in enumerate(zip(starts, ends, strict=True)):
@@ -95,7 +95,8 @@ def block_graph(
     Returns:
         The graph, and its parameters. A fake quantizer whose grid depends on others outside keeps it by a range of its own.
     """
-    nodes = [Node(name, Input(graph.shapes[name], dtype=REAL), (), name) for name in block.inputs]
+    # The cell of an input has another name than the node: a cell of the block, used before too, may be called as that is.
+    nodes = [Node(name, Input(graph.shapes[name], dtype=REAL), (), f"{name}.entering") for name in block.inputs]
     inside = {node.cell_name for node in block.nodes}
     changed: Params = {}
     for node in block.nodes:
@@ -108,7 +109,7 @@ def block_graph(
             quantizer = ActivationQuantizer(_bits(grid.qmax - grid.qmin), quant_delay=0)
             cell = FakeQuant(quantizer)
             low, high = (float(grid.scale) * end for end in (grid.low, grid.low + quantizer.qmax))
-            changed |= {f"{node.cell_name}.min": np.float32(low), f"{node.cell_name}.max": np.float32(high)}
+            changed |= {f"{node.cell_name}.min": np.array(low), f"{node.cell_name}.max": np.array(high)}
         nodes.append(replace(node, cell=cell))
     own_graph = Graph(tuple(nodes), block.outputs, graph.name, graph.arithmetic)
     return own_graph, {name: np.asarray(changed.get(name, params.get(name)), np.float32) for name in own_graph.params}

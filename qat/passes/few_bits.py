@@ -11,7 +11,7 @@ from qat.graph import Graph, Network, as_graph
 from qat.passes.quantizer_settings import Setting, pair
 from qat.quantizers import LSQActivationQuantizer, LSQWeightQuantizer
 
-OUTPUT_BITS = 8  #: of what leaves the network: a few codes would give a few answers
+WIDE = 8  #: bits of what leaves the network, of which a few codes would be a few answers, and of what is added
 
 
 class FewBits(NamedTuple):
@@ -20,6 +20,7 @@ class FewBits(NamedTuple):
     Attributes:
         lr: the peak learning rate of SGD with momentum 0.9, from a trained float network, batches of 64.
         edge_bits: of the weights of the first and the last layers.
+        start: of learned scales of weights (``LSQWeightQuantizer``).
         freeze: the last threshold at which oscillating weights are frozen (``qat.Oscillations``); None: none is.
         ema: the decay of averaged weights (``qat.Optimizer``); 0: they are not averaged.
         reestimate_bn: over so many training images, or all, statistics of batch normalisation are estimated anew at the end.
@@ -27,6 +28,7 @@ class FewBits(NamedTuple):
 
     lr: float
     edge_bits: int
+    start: str
     freeze: float | None
     ema: float
     reestimate_bn: int
@@ -34,9 +36,9 @@ class FewBits(NamedTuple):
 
 #: By the number of bits, the fewer of weights and activations. Measured: docs/few_bits.md, benchmarks/few_bits.py.
 TABLE: Mapping[int, FewBits] = {
-    2: FewBits(lr=0.01, edge_bits=8, freeze=None, ema=0.0, reestimate_bn=2000),
-    3: FewBits(lr=0.01, edge_bits=8, freeze=None, ema=0.0, reestimate_bn=2000),
-    4: FewBits(lr=0.01, edge_bits=8, freeze=None, ema=0.0, reestimate_bn=2000),
+    2: FewBits(lr=0.01, edge_bits=8, start="mean", freeze=None, ema=0.0, reestimate_bn=2000),
+    3: FewBits(lr=0.001, edge_bits=8, start="mse", freeze=None, ema=0.0, reestimate_bn=2000),
+    4: FewBits(lr=0.001, edge_bits=8, start="mse", freeze=None, ema=0.0, reestimate_bn=2000),
 }
 
 
@@ -63,8 +65,8 @@ def few_bits_settings(
 ) -> dict[str, Any]:
     """Arguments for ``convert_quant_network`` that suit few bits.
 
-    Weights and activations of at most 4 bits get learned scales (LSQ), those of weights from the least mean squared error;
-    others min/max quantizers. The weights of the first and the last layers keep more bits, and what leaves the network 8.
+    Weights and activations of at most 4 bits get learned scales (LSQ), others min/max quantizers. The first
+    and the last layers, what is added and what leaves the network keep more (``edge_layers``).
 
     Args:
         network: the float network, or its graph.
@@ -86,8 +88,8 @@ def few_bits_settings(
     >>> settings = qat.few_bits_settings(LeNet5(), 2)
     >>> print(settings["weight_quantizer"])
     LSQ, 2 bits, symmetric, per channel
-    >>> sorted(settings["layers"])
-    ['conv1', 'fc3']
+    >>> {name: own["num_bits"] for name, own in settings["layers"].items()}
+    {'conv1': (8, 2), 'fc2': (2, 8), 'fc3': (8, 8)}
     >>> qat.convert_quant_network(LeNet5(), **settings).is_quantized
     True
     """
@@ -102,7 +104,11 @@ def few_bits_settings(
     delays = pair(quant_delay)
     if weights in TABLE:
         settings["weight_quantizer"] = LSQWeightQuantizer(
-            weights, narrow_range=narrow_range, quant_delay=delays[0], per_channel=per_channel, start="mse"
+            weights,
+            narrow_range=narrow_range,
+            quant_delay=delays[0],
+            per_channel=per_channel,
+            start=TABLE[weights].start,
         )
     if activations <= max(TABLE):
         settings["activation_quantizer"] = LSQActivationQuantizer(activations, quant_delay=delays[1])
@@ -111,10 +117,13 @@ def few_bits_settings(
 
 
 def edge_layers(graph: Graph, weights: int, activations: int, edge_bits: int) -> dict[str, dict[str, Any]]:
-    """``layers`` of ``convert_quant_network``: more bits for the first and the last layers, and for what leaves the network.
+    """``layers`` of ``convert_quant_network``: more bits where few of them cost most, and save least.
 
-    First is a convolution or dense cell that none comes before, last one that none follows; where all are either, as in a
-    network of two layers, their weights have as many bits as were asked for.
+    1. The weights of the first and the last layers: convolutions and dense cells that none comes before, or none follows. Where
+       all are either, as in a network of two layers, these have as many bits as were asked for.
+    2. What the last layers take, and what leaves the network: 8 bits.
+    3. What is added or subtracted: 8 bits. Sums have one grid for all their parts, of both signs, which at 2 bits leaves a
+       single code above 0: after a ReLU all numbers are then 0, or beyond the range, and no gradient passes.
 
     Args:
         graph: of the float network.
@@ -129,17 +138,38 @@ def edge_layers(graph: Graph, weights: int, activations: int, edge_bits: int) ->
         for name in node.inputs:
             ahead[name] = ahead[name] or ahead[node.name] or isinstance(node.cell, LinearCell)
     linear = [node for node in graph.nodes if isinstance(node.cell, LinearCell)]
-    edges = [n.cell_name for n in linear if not ahead[n.name] or not any(behind[name] for name in n.inputs)]
-    if {n.cell_name for n in linear} == set(edges):
-        edges = []
+    last = {n.cell_name for n in linear if not ahead[n.name]}
+    edges = last | {n.cell_name for n in linear if not any(behind[name] for name in n.inputs)}
+    if {n.cell_name for n in linear} == edges:
+        edges = set()
+    wide = _wide(graph, last, {name for name in behind if behind[name] and not ahead[name]})
     found: dict[str, dict[str, Any]] = {}
     for node in graph.nodes:
-        name = node.cell_name if node.recurs else node.name
-        leaves = node.inputs and not ahead[node.name] and behind[node.name] and node.cell.wants_quantizer
         bits = (
             max(weights, edge_bits) if node.cell_name in edges else weights,
-            max(activations, OUTPUT_BITS) if leaves else activations,
+            max(activations, WIDE) if node.name in wide else activations,
         )
         if bits != (weights, activations):
-            found[name] = {"num_bits": bits}
+            found[node.cell_name if node.recurs else node.name] = {"num_bits": bits}
     return found
+
+
+def _wide(graph: Graph, last: set[str], outputs: set[str]) -> set[str]:
+    """The nodes whose codes have ``WIDE`` bits. last: the cells of the last layers; outputs: the nodes behind them."""
+    origins: dict[str, set[str]] = {}  # of each node, those that its codes come from
+    groups: list[set[str]] = []  # that have one grid, and so as many bits
+    wide: set[str] = set()
+    for node in graph.nodes:
+        sources = set().union(*(origins[name] for name in node.inputs))
+        shares = len(node.inputs) > 1 and node.cell.one_grid
+        if node.cell_name in last or (shares and not node.cell.keeps_grid):
+            wide |= sources
+        if shares:
+            groups.append(sources)
+        takes_bits = node.inputs and node.cell.wants_fake_quant
+        origins[node.name] = sources if node.cell.keeps_grid else {node.name} if takes_bits else set()
+        if takes_bits and node.name in outputs:
+            wide.add(node.name)
+    while any(group & wide and not group <= wide for group in groups):
+        wide = wide.union(*(group for group in groups if group & wide))
+    return wide

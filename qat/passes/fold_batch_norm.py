@@ -13,8 +13,8 @@ from qat.cells.batch_norm import BatchNorm
 from qat.cells.conv1d import Conv1dBnAct
 from qat.cells.conv2d import Conv2dBnAct
 from qat.cells.linear import LinearCell
-from qat.cells.weight_codes import MASK
 from qat.cells.normalization import running_affine
+from qat.cells.weight_codes import MASK
 from qat.graph import Graph, Params
 from qat.passes.apply_masks import apply_masks
 from qat.vocabulary.numpy_ops import NUMPY_OPS

@@ -123,7 +123,10 @@ def written_quant_config(settings: Mapping[str, Any]) -> str:
         for name, value in told.items()
         if name == "num_bits" or (plain(value) != plain(defaults[name]) and not (name == "layers" and not value))
     }
-    text: str = yaml.dump(kept, Dumper=_Dumper, sort_keys=False, default_flow_style=None, allow_unicode=True, width=200)
+    flow = (
+        None if any(isinstance(value, (dict, list)) for value in kept.values()) else False
+    )  # None: the innermost alone
+    text: str = yaml.dump(kept, Dumper=_Dumper, sort_keys=False, default_flow_style=flow, allow_unicode=True, width=200)
     if len(text.encode()) > LARGEST:
         raise QatError(
             f"quant_config: settings for {len(kept.get('layers', {}))} layers take more than the {LARGEST:,} bytes that such a "

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from qat.cells.linear import WeightedCell
-from qat.cells.weight_codes import OF_QUANTIZER
 from qat.cells.oscillation import STATES, OscillationTracker
+from qat.cells.weight_codes import OF_QUANTIZER
 from qat.errors import QatError
 from qat.graph import Graph, Params
 from qat.vocabulary.ops import Array

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
 
 from qat.errors import QatError
 from qat.graph import Graph, Network, Node, as_graph
-from qat.vocabulary.ops import Array
+from qat.passes.channel_units import ChannelUnits, DisjointSets
 
 Channels = dict[str, tuple[int, ...]]  #: node -> positions among its output channels
 
@@ -65,13 +62,13 @@ def channel_groups(network: Network | Graph) -> tuple[ChannelGroup, ...]:
     """
     graph = as_graph(network)
     require_float(graph)
-    units = _Units(graph)
+    units = ChannelUnits(graph)
     members: dict[int, dict[str, list[int]]] = {}
     for node in graph.nodes:
         for position, unit in enumerate(units.of(node.name)):
             members.setdefault(unit, {}).setdefault(node.name, []).append(position)
     fixed = units.fixed()
-    together = _Sets(units.count)  # units made by one cell
+    together = DisjointSets(units.count)  # units made by one cell
     makers = [node for node in graph.nodes if makes_channels(node)]
     for node in makers:
         own = units.of(node.name)
@@ -105,74 +102,3 @@ def require_float(graph: Graph) -> None:
 def makes_channels(node: Node) -> bool:
     """Whether a node's output channels are new ones, rather than those of its input."""
     return node.cell.output_channels in ("new", "grouped")
-
-
-class _Sets:
-    """Disjoint sets of numbers (union-find)."""
-
-    def __init__(self, count: int) -> None:
-        self._parent = list(range(count))
-
-    def find(self, x: int) -> int:
-        """The number that stands for the set of x."""
-        while self._parent[x] != x:
-            self._parent[x] = self._parent[self._parent[x]]
-            x = self._parent[x]
-        return x
-
-    def join(self, x: int, y: int) -> None:
-        """Make one set of two."""
-        x, y = sorted((self.find(x), self.find(y)))
-        self._parent[y] = x
-
-
-class _Units:
-    """Every output channel of every node has a number; a set of numbers is a unit."""
-
-    def __init__(self, graph: Graph) -> None:
-        self._channels: dict[str, Array] = {}
-        self.count = sum(shape[0] for shape in graph.shapes.values())
-        self._sets, self._fixed = _Sets(self.count), []
-        start = 0
-        uses: dict[str, Node] = {}
-        for node in graph.nodes:
-            width = graph.shapes[node.name][0]
-            own = self._channels[node.name] = np.arange(start, start + width)
-            start += width
-            self._node(node, own, [self._channels[name] for name in node.inputs], graph)
-            if node.cell.of_channels:
-                first = uses.setdefault(node.cell_name, node)
-                for mine, others in zip((node.name, *node.inputs), (first.name, *first.inputs), strict=True):
-                    self._tie(self._channels[mine], self._channels[others])
-        for name in graph.outputs:
-            self._fixed.append(self._channels[name])
-
-    def of(self, name: str) -> Array:
-        """The units of a node's output channels."""
-        return np.array([self._sets.find(int(x)) for x in self._channels[name]])
-
-    def fixed(self) -> set[int]:
-        """The units that stay."""
-        return {self._sets.find(int(x)) for channels in self._fixed for x in channels}
-
-    def _tie(self, a: Array, b: Array) -> None:
-        for x, y in zip(map(int, a), map(int, b), strict=True):
-            self._sets.join(x, y)
-
-    def _tie_groups(self, channels: Array, group: int) -> None:
-        rows = channels.reshape(group, -1)
-        for row in rows[1:]:
-            self._tie(rows[0], row)
-
-    def _node(self, node: Node, own: Array, inputs: list[Array], graph: Graph) -> None:
-        cell: Any = node.cell
-        if cell.output_channels == "kept":
-            for source in inputs:
-                self._tie(own, np.repeat(source, len(own) // len(source)))
-        elif cell.output_channels == "joined":
-            self._tie(own, np.concatenate(inputs))
-        elif cell.output_channels == "grouped":
-            self._tie_groups(own, cell.group)
-            self._tie_groups(inputs[0], cell.group)
-        elif cell.output_channels == "fixed":
-            self._fixed += [own, *inputs]

@@ -217,14 +217,7 @@ class BaseWeightQuantizer(Quantizer, ABC):
         return {}
 
     def calibrated(self, largest: Array) -> dict[str, Array]:
-        """State for a given range, as calibration sets it; none where the range is that of the weight.
-
-        Args:
-            largest: the largest size of a weight within the range, (O,) if per_channel, else a scalar.
-
-        Returns:
-            State by local name.
-        """
+        """State for a range up to ``largest``, (O,) if per_channel, else a scalar; none where the range is the weight's."""
         return {}
 
     @abstractmethod
@@ -262,6 +255,12 @@ class BaseWeightQuantizer(Quantizer, ABC):
         they can: a weight's value is its code times one scale, from ``qmin`` to ``qmax``, with zero point 0.
         """
         return "its codes are not all whole steps of one scale from a fixed 0"
+
+    def rescaled(self, own: Mapping[str, Array], factor: Array) -> dict[str, Array]:
+        """Of its parameters ``own``, by local name, those that change where the weight's outputs are multiplied by ``factor``, (O,)
+        above 0, so that codes stay where each output has a scale; none where scales follow the weight.
+        """
+        return {}
 
     def _mean(self, ops: Ops, x: Tensor, own: Tensors | None = None) -> Tensor:
         """Mean of numbers shaped like the weight, without the pruned places: of each output if per_channel, else of all."""
@@ -447,18 +446,3 @@ class BaseActivationQuantizer(Quantizer, ABC):
         if x.relu is not None and not math.isinf(x.relu):
             high = ops.minimum(ops.rint(x.relu / scale), high)
         return x.requantized(ops, scale, low, high, open_low=rectified)
-
-
-def unbounded(ops: Ops, x: Value, non_negative: bool) -> Value:
-    """The activation with the upper bound of a pending ReLU6 applied, or unchanged where there is no such bound.
-
-    A code that this bound clips says nothing about the scale, so a learned scale must not get a gradient from it.
-    """
-    if x.relu is not None and (not math.isinf(x.relu) or not non_negative):
-        return x.rectified(ops)
-    return x
-
-
-def steps_of(ops: Ops, x: Value, scale: Tensor) -> Tensor:
-    """x / scale, neither rounded nor clipped, without gradient; ``scale`` is a scalar."""
-    return ops.stop_gradient(x.data * x.multiplier(ops, scale))

@@ -23,9 +23,8 @@ from qat.quantizers.base import (
     Bounds,
     Tensors,
     WeightCodes,
-    steps_of,
-    unbounded,
 )
+from qat.quantizers.clipping import steps_of, unbounded
 from qat.vocabulary.ops import Array, Ops, Tensor
 from qat.vocabulary.param import Param, Shape, constant
 from qat.vocabulary.values import Value
@@ -199,6 +198,11 @@ class LSQWeightQuantizer(BaseWeightQuantizer):
     @property
     def refuses_freezing(self) -> str | None:
         return None
+
+    def rescaled(self, own: Mapping[str, Array], factor: Array) -> dict[str, Array]:
+        if not self.per_channel:
+            return {}
+        return {name: (own[name] * factor).astype(np.float32) for name in ("initial_scale", "scale_change")}
 
 
 @dataclass(frozen=True)

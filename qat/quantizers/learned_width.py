@@ -7,7 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from qat.quantizers.base import SMALLEST_SCALE, BaseWeightQuantizer, Bounds, Tensors, WeightCodes, steps_of, unbounded
+from qat.quantizers.base import (
+    SMALLEST_SCALE,
+    BaseWeightQuantizer,
+    Bounds,
+    Tensors,
+    WeightCodes,
+)
+from qat.quantizers.clipping import steps_of, unbounded
 from qat.quantizers.learned import larger
 from qat.quantizers.minmax import ActivationQuantizer
 from qat.vocabulary.ops import Ops, Tensor

@@ -23,7 +23,7 @@ from qat.data import Split
 from qat.errors import QatError, one_line
 from qat.files import check_writable, write_atomically
 from qat.graph import Params
-from qat.passes.equalize_channels import equalize_channels
+from qat.passes.rescale_channels import rescaled_like
 from qat.registry import evaluation_ops
 from qat.scripts.common.files import load_checkpoint, load_data
 from qat.scripts.common.flags import add_backend_arguments, add_checkpoint_argument, add_data_argument
@@ -114,15 +114,13 @@ def _chosen(args: argparse.Namespace, split: Split) -> Split:
 
 
 def _float_params(path: str, quantized: Checkpoint) -> Params:
-    """Of the float checkpoint; equalized as the quantized one was, so that the numbers of each layer can be compared."""
+    """Of the float checkpoint, with the factors of the quantized one, so that the numbers of each layer can be compared."""
     checkpoint = load_checkpoint(path, quantized=False)
-    params = checkpoint.params
-    if _calibrated(quantized, "equalize"):
-        params = equalize_channels(checkpoint.graph, params)
     try:
-        return completed(quantized.graph, params)
+        params = completed(quantized.graph, checkpoint.params)
     except QatError as error:
         raise QatError(f"--float_ckpt {path}: {error}") from None
+    return rescaled_like(quantized.graph, params, quantized.params) if _calibrated(quantized, "equalize") else params
 
 
 def _calibrated(quantized: Checkpoint, how: str) -> bool:

@@ -14,6 +14,8 @@ from qat.analysis.metrics import learned_bits
 from qat.cli import run_script
 from qat.errors import QatError
 from qat.graph import Graph
+from qat.passes.named_quantizer import MINMAX
+from qat.passes.quantizer_settings import QUANTIZERS
 from qat.scripts.common import few_bits, sparsity
 from qat.scripts.common.flags import add_backend_arguments, add_checkpoint_argument, add_data_argument
 from qat.scripts.common.quantization import (
@@ -90,23 +92,23 @@ def _budget(args: argparse.Namespace, graph: Graph) -> Objective | None:
 
 def _converted(args: argparse.Namespace, checkpoint: Checkpoint, span: Span) -> Checkpoint:
     """Where training starts from a float network."""
-    graph = qat.convert_quant_network(
-        checkpoint.graph, **few_bits.converting(args, checkpoint.graph, quantization_settings(args, span))
-    )
+    floats, params = few_bits.conditioned(args, checkpoint)
+    graph = qat.convert_quant_network(floats, **few_bits.converting(args, floats, quantization_settings(args, span)))
     qat.to_integer(graph, graph.observed_params())  # raises now, not after hours, where something has no quantizer
-    return checkpoint.derived(graph, graph.params_from(checkpoint.params, args.seed))
+    return checkpoint.derived(graph, graph.params_from(params, args.seed))
 
 
 def _quantized(args: argparse.Namespace, checkpoint: Checkpoint) -> Checkpoint:
     """Where training starts from a quantized network. Raises QatError for a setting of the conversion it went through."""
     check_arithmetic(args, args.ckpt_path, checkpoint.graph)
     for name in CONVERTING:
-        if name in args.given and name != "arithmetic":
+        kept = name in QUANTIZERS and getattr(args, name) == MINMAX  # which few_bits.learning takes
+        if name in args.given and name != "arithmetic" and not kept:
             raise QatError(
                 f"--{name}: {args.ckpt_path} is quantized already, with settings of its own; leave it out, or give the float "
                 "checkpoint that it was made from"
             )
-    return checkpoint.derived(checkpoint.graph, checkpoint.params)
+    return checkpoint.derived(*few_bits.learning(args, checkpoint))
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def course_of(
         )
     if start.step and start.progress.finished and start.history[0].get("epochs") != recipe.epochs:
         raise QatError(
-            f"--resume: this training ended, with the best epoch, early or with statistics estimated anew, so that its {start.history[0].get('epochs')} epochs "
-            f"cannot become {recipe.epochs}; leave --resume out to start anew"
+            f"--resume: this training ended, with the best epoch, early or with statistics estimated anew, so that its "
+            f"{start.history[0].get('epochs')} epochs cannot become {recipe.epochs}; leave --resume out to start anew"
         )
     return Course(recipe, steps, total if stop_after is None else min(stop_after * steps, total), counts_from)

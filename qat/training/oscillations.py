@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from qat.cells.linear import WeightedCell
-from qat.cells.weight_codes import OF_QUANTIZER
 from qat.cells.oscillation import FREE, OscillationTracker
+from qat.cells.weight_codes import OF_QUANTIZER
 from qat.errors import QatError
 from qat.graph import Graph, Params
 from qat.vocabulary.fields import check_fields
@@ -64,8 +64,8 @@ class Oscillations:
                 )
             if not self.freeze <= self.freeze_from <= 1.0:
                 raise QatError(
-                    f"freeze_from is {self.freeze_from}, but the threshold falls to {self.freeze}; begin with at least as much, "
-                    "and at most 1"
+                    f"freeze_from is {self.freeze_from}, but the threshold falls to {self.freeze}; begin with "
+                    "at least as much, and at most 1"
                 )
         if not 0.0 <= self.dampen < math.inf:
             raise QatError(f"dampen is {self.dampen}; use 0 or a positive number, as 0.001")

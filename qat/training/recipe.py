@@ -42,7 +42,7 @@ class Recipe:
             default None: nothing of it.
         reestimate_bn: at the end, estimate the statistics of batch normalisation anew over so many training images
             (``qat.reestimate_batch_norm``), chosen by the seed; such a training is finished and cannot be continued. Where
-            weights are averaged (``Optimizer.ema``), the statistics are those of the averages. Default 0: keep the running ones.
+            weights are averaged (``Optimizer.ema``), the statistics are those of the averages. Default 0: the running ones.
 
     Raises:
         QatError: a value has another type or makes no sense, as 0 epochs.

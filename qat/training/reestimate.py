@@ -11,6 +11,7 @@ import numpy as np
 from qat.cells.base import Cell, Context
 from qat.cells.linear import LinearCell
 from qat.cells.normalization import STATISTICS
+from qat.cells.weight_codes import OF_QUANTIZER
 from qat.data import Split
 from qat.errors import QatError
 from qat.graph import Graph, Params
@@ -21,7 +22,7 @@ from qat.training.forward import NodeLoop
 from qat.vocabulary.arrays import Arrays, as_tuple, batches_of
 from qat.vocabulary.ops import Array, Ops
 
-ROUNDS_FOLDED = 2  #: where weights are folded by the statistics before they are quantized
+ROUNDS_FOLDED = 2  #: where weights of one scale are folded by the statistics before they are quantized
 
 
 def reestimate_batch_norm(
@@ -35,9 +36,10 @@ def reestimate_batch_norm(
     each with N together, mean = sum n_i mean_i / N and variance = sum n_i (variance_i + mean_i^2) / N - mean^2, in float64:
     of the first batch normalisation exactly those of all images.
 
-    Where normalisation is folded into weights before they are quantized (``LinearCell``), the weights' codes depend on the
-    statistics. There it runs twice, the second time with codes by the first result. What is deployed follows from the
-    statistics that are returned, as ever, so that training, evaluation and files agree.
+    Where normalisation is folded into weights before they are quantized (``LinearCell``), the weights depend on the
+    statistics. Where each output has a scale, it goes along, so that all codes stay; learned scales are changed for that. One
+    scale for all outputs cannot, and codes change: there it runs twice, the second time with codes by the first result. What
+    is deployed follows from the statistics that are returned, as ever, so that training, evaluation and files agree.
 
     Args:
         checkpoint: a trained network, quantized or float.
@@ -48,7 +50,7 @@ def reestimate_batch_norm(
             installed, without any NumPy's. The statistics depend on it in the last bits.
 
     Returns:
-        The checkpoint with other statistics.
+        The checkpoint with other statistics, and with learned scales that fit them.
 
     Raises:
         QatError: for a network without batch normalisation, fewer than two images, and images that it does not take.
@@ -68,16 +70,25 @@ def reestimate_batch_norm(
     [79.5, 2133.25]
     """
     graph = checkpoint.graph
-    cells = {node.cell_name: node.cell for node in graph.nodes if _normalises(node.cell)}
+    cells: dict[str, Any] = {node.cell_name: node.cell for node in graph.nodes if _normalises(node.cell)}
     count = len(as_tuple(images)[0])
     check_reestimation(graph, max(count, 1), count)
     parts = -(-count // max(2, batch_size))
     batches = batches_of(images, graph.input_specs, -(-count // parts), graph.name)
-    folded = graph.is_quantized and any(cell.bn_fold is not None for cell in cells.values())  # type: ignore[attr-defined]
+    folded = {
+        name: cell for name, cell in cells.items() if cell.bn_fold is not None and cell.weight_quantizer is not None
+    }
+    moves = any(not cell.weight_quantizer.per_channel for cell in folded.values())
     loop = NodeLoop(_fixed(graph), evaluation_ops() if ops is None else ops)
     params = dict(checkpoint.params)
-    for _ in range(ROUNDS_FOLDED if folded else 1):
-        params |= _statistics(loop, params, batches, list(cells))
+    for _ in range(ROUNDS_FOLDED if moves else 1):
+        found = _statistics(loop, params, batches, list(cells))
+        for name, cell in folded.items():
+            old, new = (np.sqrt(x[f"{name}.{STATISTICS[1]}"] + np.float32(cell.eps)) for x in (params, found))
+            prefix = f"{name}.{OF_QUANTIZER}"
+            own = {each.removeprefix(prefix): array for each, array in params.items() if each.startswith(prefix)}
+            found |= {f"{prefix}{local}": a for local, a in cell.weight_quantizer.rescaled(own, old / new).items()}
+        params |= found
     return replace(checkpoint, params=params)
 
 
@@ -111,7 +122,8 @@ def _found(
         if normalises:
             mean, variance = (learning.updates[f"{name}.{local}"] for local in STATISTICS)
             learning.updates.clear()  # else a second use of the cell would begin with these
-            yield name, *(loop.ops.to_numpy(x, "vector").astype(np.float64) for x in (mean, variance))
+            mean, variance = (loop.ops.to_numpy(x, "vector").astype(np.float64) for x in (mean, variance))
+            yield name, mean, variance
         for last in ended:
             values.pop(last, None)
 

@@ -13,10 +13,11 @@ import numpy as np
 
 from qat.training.forward import TrainingPasses
 from qat.training.losses import Objective
-from qat.vocabulary.ops import Array, Ops, Tensor
-from qat.vocabulary.param import Kind
+from qat.vocabulary.ops import Array, Kind, Ops, Tensor
 
 ZETA, GAMMA = 1.1, -0.1  #: how far the sigmoid is stretched: the paper's, below equation 23
+WARMUP, SETTLING = 0.2, 0.8  #: the shares of the iterations from which on there is a penalty, and it no longer changes
+BETAS, FACTORS = (20.0, 2.0), (1.0, 100.0)  #: beta and lambda, first and last
 SMALLEST = 1e-6  #: of what a logarithm is taken
 
 
@@ -67,19 +68,39 @@ def regularizer(ops: Ops, h: Tensor, beta: Tensor) -> Tensor:
     return 1.0 - ops.exp(ops.log(size) * beta)
 
 
-def beta_at(share: float, warmup: float = 0.2, first: float = 20.0, last: float = 2.0) -> float:
-    """The exponent after a share of the iterations: annealed linearly from ``first`` to ``last`` once the warm-up is over.
+def beta_at(share: float) -> float:
+    """The exponent of the penalty: 20 in the first fifth, 2 in the last, between them along a straight line.
 
     Args:
         share: of all iterations, 0 to 1.
-        warmup: the share in which there is no penalty.
-        first: of the exponent.
-        last: of the exponent.
 
     Returns:
         beta.
     """
-    return last + (first - last) * min(1.0, max(0.0, (1.0 - share) / (1.0 - warmup)))
+    first, last = BETAS
+    return first + (last - first) * _annealed(share)
+
+
+def factor_at(share: float) -> float:
+    """The factor lambda of the penalty: 0 in the first fifth, 100 in the last, and growing from 1 between, by equal factors.
+
+    The error is counted in multiples of that of the nearest codes and the penalty is a mean, so that 1 is about as much as the
+    error, and with 100 hardly any weight stays between two codes. (A constant factor, as the paper has it, needs ten times as
+    many iterations: what is left between two codes at the end is rounded without regard to the output.)
+
+    Args:
+        share: of all iterations, 0 to 1.
+
+    Returns:
+        lambda.
+    """
+    first, last = FACTORS
+    return first * (last / first) ** _annealed(share) if share >= WARMUP else 0.0
+
+
+def _annealed(share: float) -> float:
+    """How much of the time between the warm-up and the settling is over, 0 to 1."""
+    return min(1.0, max(0.0, (share - WARMUP) / (SETTLING - WARMUP)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,9 +127,9 @@ class SoftWeight:
 class Reconstruction(Objective):
     """The error of a block's outputs with softly rounded weights, and the penalty on what is between two codes.
 
-    sum over outputs of E|y - y'|^2 / error + lambda mean(1 - |2 h(V) - 1|^beta): equation 21 of the paper (25 with its activation
-    function, and of a block as in arXiv 2102.05426, equation 10). The targets are the outputs of the float network, then beta and
-    lambda as (N, 1) each, the same in every row: they change from step to step, and a step is compiled once.
+    sum over outputs of E|y - y'|^2 / error + lambda mean(1 - |2 h(V) - 1|^beta): equations 21 and 25 of the paper, of a block
+    as in Li et al., arXiv 2102.05426, section 3.2. The targets are the outputs of the float network, then beta and lambda as
+    (N, 1) each, the same in every row: they change from step to step, and a step is compiled once.
 
     The trained parameter of a cell that ``weights`` has is V in place of its weight. No other parameter gets a gradient.
 

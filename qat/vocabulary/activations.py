@@ -76,6 +76,8 @@ PARAMETERS: dict[str, dict[str, float | None]] = {
     "linear": {"alpha": 1.0, "beta": 0.0},
 }
 NON_NEGATIVE = ("relu", "relu6", "sigmoid", "hsigmoid", "softplus", "exp", "hard_sigmoid")
+#: f(s x) = s f(x) for s > 0, up to the bound of ``RELU_BOUNDS``.
+HOMOGENEOUS = (*RELU_BOUNDS, "leaky_relu")
 #: What a linear cell takes: those whose parameters, ``alpha`` apart, have defaults.
 FUSED = tuple(name for name in (*RELU_BOUNDS, *TABLES) if name != "clip")
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from qat.analysis.calibration import calibrate
-from qat.analysis.choosing import FEWEST, check_percentile
+from qat.analysis.choosing import FEWEST, LEARNED, ROUNDINGS, check_percentile
 from qat.analysis.ranges import METHODS
 from qat.analysis.rounding import LearnedRounding
 from qat.console import print_table
@@ -19,10 +19,9 @@ from qat.errors import QatError
 from qat.registry import evaluation_ops
 from qat.scripts.common.flags import boolean
 from qat.training.checkpoint import Checkpoint
-from qat.vocabulary.arrays import as_arrays, as_tuple
+from qat.vocabulary.arrays import Arrays, as_arrays, as_tuple
 
-ROUNDINGS = NEAREST, LEARNED = "nearest", "learned"
-AUTO = "auto"  #: of --method: chosen
+AUTO = "auto"  #: of --method and --rounding: chosen
 
 
 def add_calibration_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,9 +51,10 @@ def add_calibration_arguments(parser: argparse.ArgumentParser) -> None:
         )
     calibration.add_argument(
         "--rounding",
-        choices=ROUNDINGS,
-        default=ROUNDINGS[0],
-        help="of weights: to the nearest code, or up and down as blocks of the network ask for",
+        choices=(AUTO, *ROUNDINGS),
+        default=AUTO,
+        help="of weights: to the nearest code, by the moments of what layers take, or learned block by block; auto: one of "
+        "the first two, where the outputs err less with it",
     )
     calibration.add_argument(
         "--rounding_iterations",
@@ -85,19 +85,28 @@ def learned_rounding(args: argparse.Namespace) -> LearnedRounding:
     return LearnedRounding(args.rounding_iterations, seed=args.seed, backend=args.backend)
 
 
+def calibration_images(args: argparse.Namespace, dataset: Dataset) -> Arrays:
+    """The training images that calibrate, chosen at random."""
+    chosen = np.sort(np.random.default_rng(args.seed).permutation(len(dataset.train))[: args.images])
+    return as_arrays(tuple(x[chosen] for x in as_tuple(dataset.train.images)))
+
+
 def calibrated(args: argparse.Namespace, checkpoint: Checkpoint, dataset: Dataset, **settings: Any) -> Checkpoint:
     """A float checkpoint quantized as the arguments say. settings: of convert_quant_network."""
     check_calibration(args, dataset)
-    chosen = np.sort(np.random.default_rng(args.seed).permutation(len(dataset.train))[: args.images])
     result = calibrate(
         checkpoint.graph,
         checkpoint.params,
-        as_arrays(tuple(x[chosen] for x in as_tuple(dataset.train.images))),
+        calibration_images(args, dataset),
         method=None if args.method == AUTO else args.method,
         percentile=args.percentile,
         bias_correction=args.bias_correction,
         equalize=args.equalize,
-        rounding=learned_rounding(args) if args.rounding == LEARNED else None,
+        rounding=learned_rounding(args)
+        if args.rounding == LEARNED
+        else None
+        if args.rounding == AUTO
+        else args.rounding,
         ops=evaluation_ops(args.backend, args.device_target),
         **settings,
     )
@@ -115,10 +124,10 @@ def calibrated(args: argparse.Namespace, checkpoint: Checkpoint, dataset: Datase
     )
 
 
-def rounded_rows(record: Mapping[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+def rounded_rows(record: Mapping[str, Any]) -> tuple[tuple[str, ...], list[Sequence[str]]]:
     """What became of each block, as the columns and rows of a table. record: of a checkpoint's history."""
     columns = ("block", "nearest", "learned", "kept", "changed", "iterations")
-    rows = [
+    rows: list[Sequence[str]] = [
         (
             block["name"],
             f"{100 * block['before']:.3f}",

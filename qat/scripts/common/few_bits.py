@@ -8,13 +8,15 @@ from typing import Any
 from qat.cells.linear import LinearCell
 from qat.console import print_table
 from qat.errors import QatError
-from qat.graph import Graph
+from qat.graph import Graph, Params
 from qat.graph.graph import quantizers_of
 from qat.passes.few_bits import FewBits, edge_layers, few_bits, few_bits_settings
+from qat.passes.learn_scales import learn_scales
 from qat.passes.quantizer_settings import QUANTIZERS, pair
+from qat.passes.unit_inputs import unit_inputs
 from qat.training.checkpoint import Checkpoint
 from qat.training.lengths import Length
-from qat.training.oscillations import OSCILLATES, Oscillations, oscillating
+from qat.training.oscillations import OSCILLATES, Oscillating, Oscillations, oscillating
 
 #: Flags that mean a min/max quantizer of a side, since a learned scale has no such field.
 OF_MINMAX = {"weight_quantizer": {"symmetric"}, "activation_quantizer": {"symmetric", "ema_decay"}}
@@ -27,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--edge_bits",
         type=int,
         metavar="BITS",
-        help="of the weights of the first and the last layers; what leaves the network has 8 then",
+        help="of the weights of the first and the last layers; what these take, sums and what leaves the network have 8 then",
     )
     group.add_argument(
         "--freeze_oscillations",
@@ -80,6 +82,19 @@ def settle(args: argparse.Namespace, graph: Graph) -> None:
     _say(args, graph, row)
 
 
+def conditioned(args: argparse.Namespace, checkpoint: Checkpoint) -> tuple[Graph, Params]:
+    """The float network from which training at few bits starts: raw pixels enter as small numbers (``unit_inputs``)."""
+    graph, params = checkpoint.graph, checkpoint.params
+    if _row(args, graph) is None:
+        return graph, params
+    result = unit_inputs(graph, params)
+    if result[0] != graph:
+        print(
+            "few bits: weights over raw pixels are as much larger as pixels are made smaller: the same function, trainable"
+        )
+    return result
+
+
 def converting(args: argparse.Namespace, graph: Graph, settings: dict[str, Any]) -> dict[str, Any]:
     """Arguments of convert_quant_network, with those that suit few bits where no flag says otherwise.
 
@@ -105,6 +120,25 @@ def converting(args: argparse.Namespace, graph: Graph, settings: dict[str, Any])
     return found
 
 
+def learning(args: argparse.Namespace, checkpoint: Checkpoint) -> tuple[Graph, Params]:
+    """Graph and parameters with which training goes on from a quantized network.
+
+    One that was calibrated gets learned scales in place of its min/max quantizers of few bits (``learn_scales``), unless a flag
+    says minmax; any other stays as it is.
+    """
+    graph, params = checkpoint.graph, checkpoint.params
+    if not (checkpoint.history and "calibration" in checkpoint.history[0]):
+        return graph, params
+    free = {side: getattr(args, side) is None for side in QUANTIZERS}
+    learned = learn_scales(graph, params, weights=free["weight_quantizer"], activations=free["activation_quantizer"])
+    if learned[0] != graph:
+        print(
+            "few bits: learned scales (LSQ) in place of min/max quantizers, from the ranges of the calibration "
+            "(--weight_quantizer minmax, --activation_quantizer minmax keep them)"
+        )
+    return learned
+
+
 def oscillations(args: argparse.Namespace) -> Oscillations | None:
     """What the flags ask for."""
     if not (args.freeze_oscillations or args.dampen or args.count_oscillations):
@@ -125,8 +159,12 @@ def report(checkpoint: Checkpoint) -> None:
     rows = oscillating(checkpoint.graph, checkpoint.params)
     if not rows:
         return
-    total = ("all", *(sum(row[i] for row in rows) for i in (1, 2, 3)))
-    shares = [(str(name), f"{n:,}", f"{100 * o / n:.2f} %", f"{100 * f / n:.2f} %") for name, n, o, f in (*rows, total)]
+    rows.append(Oscillating("all", *(sum(numbers) for numbers in zip(*(row[1:] for row in rows), strict=True))))
+
+    def percent(count: int, of: int) -> str:
+        return f"{100 * count / of:.2f} %"
+
+    shares = [(x.name, f"{x.weights:,}", percent(x.oscillating, x.weights), percent(x.frozen, x.weights)) for x in rows]
     print_table(f"oscillations: frequency above {OSCILLATES}", ("layer", "weights", "oscillating", "frozen"), shares)
 
 
@@ -160,7 +198,7 @@ def _say(args: argparse.Namespace, graph: Graph, row: FewBits) -> None:
         if sides:
             words.append(f"learned scales (LSQ) of {' and '.join(sides)} (--weight_quantizer, --activation_quantizer)")
         if args.edge_bits is None and not _named(args) and row.edge_bits > pair(args.num_bits)[0]:
-            words.append(f"{row.edge_bits} bits in the weights of the first and last layers (--edge_bits)")
+            words.append(f"{row.edge_bits} bits in the first and last layers and in sums (--edge_bits)")
         if "quant_delay" not in args.given:
             words.append("no delay (--quant_delay)")
     words += [f"lr {row.lr:g} (--lr)"] if "lr" not in args.given else []

@@ -18,7 +18,7 @@ from qat.console import print_table
 from qat.data import Dataset
 from qat.errors import QatError, one_line
 from qat.registry import evaluation_ops, target_names
-from qat.scripts.common.calibration import calibrated, check_calibration
+from qat.scripts.common.calibration import calibrated, calibration_images, check_calibration
 from qat.training.checkpoint import Checkpoint
 
 TARGETS = ("target_drop", "target_sqnr")  #: one of which asks for a repair
@@ -58,7 +58,8 @@ def add_repair_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=DECIDE_IMAGES,
         metavar="N",
-        help="training images to decide on, at most all, chosen at random; those that calibrate only if there are too few others",
+        help="training images to decide on, at most all, chosen at random; those that calibrate where there are too few "
+        "others",
     )
 
 
@@ -96,7 +97,7 @@ def repaired(args: argparse.Namespace, checkpoint: Checkpoint, dataset: Dataset,
     try:
         result = repair(
             checkpoint,
-            decide_on.images,  # (what calibrates is chosen by the arguments)
+            calibration_images(args, dataset),
             decide_on=decide_on,
             target_drop=args.target_drop,
             target_sqnr=args.target_sqnr,
@@ -165,17 +166,13 @@ def print_repair(found: Repair, *, bops: bool = False) -> None:
     else:
         print("nothing raised: the target is met without")
     drop = f"{amount(found.drop, found.unit)} {found.unit}".rstrip()
-    print(
-        f"{measured} {drop}, without {amount(found.drop_before, found.unit)}{_error(found)}, {found.samples:,} training images"
-    )
+    without = f"{amount(found.drop_before, found.unit)} with nothing raised"
+    error = "" if found.standard_error is None else f", standard error {amount(found.standard_error, found.unit)}"
+    print(f"{measured}: {drop} on {found.samples:,} training images{error}; {without}")
     print(
         f"weights: {found.weight_bytes:,} bytes; {found.weight_bytes_before:,} with nothing raised, "
         f"{found.weight_bytes_most:,} with all that may be"
     )
-
-
-def _error(found: Repair) -> str:
-    return "" if found.standard_error is None else f", standard error {amount(found.standard_error, found.unit)}"
 
 
 def _row(x: Raised, unit: str, bops: bool) -> tuple[str, ...]:

@@ -1,0 +1,115 @@
+"""Equalization by what the channels of activations are on some images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from qat.analysis.ranges import Batches, in_steps
+from qat.cells.fake_quant import FakeQuant
+from qat.errors import QatError
+from qat.graph import Graph, Params
+from qat.passes.channel_noise import ChannelRanges
+from qat.passes.equalize_channels import Equalized, equalize_activations, equalize_weights
+from qat.training.forward import IDLE, NodeLoop
+from qat.vocabulary.numpy_ops import NUMPY_OPS
+from qat.vocabulary.ops import Array, Ops
+from qat.vocabulary.values import Value
+
+MARGIN = 2.0  #: how many times as far as measured a channel of a ReLU6 may reach on other images
+SMALLEST = 2.0**-100  #: the sum of squares that is divided by
+
+
+def equalized(graph: Graph, params: Mapping[str, Array], batches: Batches, ops: Ops = NUMPY_OPS) -> Params:
+    """Parameters of the same float function whose channels are equalized as is best for these images.
+
+    Compared are the parameters as they are, those of ``equalize_channels``, and those of ``equalize_activations`` with the
+    ranges of all images but those held back, with and without a margin. Taken are those with which the integers' outputs, with
+    these ranges, have the smallest squared error relative to the float outputs, in the mean over outputs, on the images held
+    back: the last quarter of the batches, or all where there are fewer than four.
+
+    Args:
+        graph: the quantized graph, which says what is rounded.
+        params: of the float network, for this graph (``Graph.params_from``).
+        batches: of what the network takes.
+        ops: the vocabulary that computes.
+
+    Raises:
+        QatError: where a number of the float network is not finite.
+    """
+    count = len(batches) // 4
+    measured, held = (batches[:-count], batches[-count:]) if count else (batches, batches)
+    ranges = channel_ranges(graph, params, measured, ops)
+    loop = NodeLoop(graph, ops)
+    expected = [_outputs(loop, params, batch, IDLE) for batch in held]
+    tried = [
+        Equalized(dict(params), {}),
+        equalize_weights(graph, params),
+        equalize_activations(graph, params, ranges),
+        equalize_activations(graph, params, ranges, MARGIN),
+    ]
+
+    def error(candidate: Equalized) -> float:
+        own = candidate.params | _state(graph, ranges, candidate.factors)
+        total = 0.0
+        for batch, outputs in zip(held, expected, strict=True):
+            found = _outputs(loop, own, batch, max(graph.phase_starts))
+            for y, f in zip(found, outputs, strict=True):
+                total += float(((y - f) ** 2).sum()) / max(float((f**2).sum()), SMALLEST)
+        return total
+
+    return min(tried, key=error).params
+
+
+def _outputs(loop: NodeLoop, params: Mapping[str, Array], batch: tuple[Array, ...], phase: int) -> list[Array]:
+    """Real outputs of one batch, float64."""
+    outputs = loop.run(loop.load(params, phase), loop.pixels(batch))
+    return [loop.ops.to_numpy(output, "activation").astype(np.float64) for output in outputs]
+
+
+def _state(graph: Graph, ranges: Mapping[str, ChannelRanges], factors: Mapping[str, Array]) -> Params:
+    """Of every fake quantizer, with the range of its channels times their factors."""
+    state: Params = {}
+    ends: dict[str, tuple[float, float]] = {}
+    for node in graph.nodes:
+        if isinstance(node.cell, FakeQuant):
+            own, factor = ranges[node.name], factors.get(node.name, 1.0)
+            low, high = ends.get(node.cell_name, (np.inf, -np.inf))
+            low, high = min(low, float((own.low * factor).min())), max(high, float((own.high * factor).max()))
+            ends[node.cell_name] = low, high
+            found = node.cell.quantizer.calibrated(low, high, node.cell.non_negative)
+            state |= {f"{node.cell_name}.{local}": np.array(value, np.float32) for local, value in found.items()}
+    return state
+
+
+def channel_ranges(
+    graph: Graph, params: Mapping[str, Array], batches: Batches, ops: Ops = NUMPY_OPS
+) -> dict[str, ChannelRanges]:
+    """The ranges of the float numbers of every node, by channel; arguments as of ``equalized``."""
+    loop, found = NodeLoop(graph, ops), dict[str, ChannelRanges]()
+    context = loop.load(params, IDLE)
+    samples = 0
+    for batch in batches:
+        count = len(batch[0])
+        for node, values in in_steps(loop, context, loop.begin(loop.pixels(batch))):
+            if isinstance(node.cell, FakeQuant):
+                continue
+            x = values[node.name] = Value(values[node.name].real(ops))  # once for all that follows
+            measured = (ops.channel_min(x.data), ops.channel_max(x.data), ops.channel_mean(x.data * x.data))
+            low, high, square = (ops.to_numpy(each, "vector").astype(np.float64) for each in measured)
+            if not np.isfinite(square).all():
+                raise QatError(
+                    f"{node.name}: gives numbers that are not finite in the float network, so they have no range; "
+                    "train it anew before it is calibrated"
+                )
+            if node.name in found:
+                before = found[node.name]
+                low, high = np.minimum(low, before.low), np.maximum(high, before.high)
+                square = (before.mean_square * samples + square * count) / (samples + count)
+            found[node.name] = ChannelRanges(low, high, square)
+        samples += count
+    for node in graph.nodes:  # which are idle
+        if isinstance(node.cell, FakeQuant):
+            found[node.name] = found[node.inputs[0]]
+    return found

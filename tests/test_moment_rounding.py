@@ -1,0 +1,168 @@
+"""Rounding by moments: what it is computed from, its formula, that errors fall, and what is left alone."""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from calibrations import calibrate
+from test_rounding import IMAGES, PARAMS, Small
+
+import qat
+from qat.analysis.agreement import Agreement
+from qat.analysis.moment_rounding import DAMPING, compensated_codes
+from qat.cli import main
+from qat.errors import QatError
+from qat.vocabulary.numpy_ops import NUMPY_OPS
+from qat.vocabulary.ops import Array
+
+MOMENTS: dict[str, Any] = {"rounding": "moments", "num_bits": (3, 8)}
+
+
+@pytest.mark.parametrize(
+    ("cell", "shape"),
+    [
+        (qat.Conv2dBnAct(3, 4, 3, stride=2), (3, 8, 7)),
+        (qat.Conv2dBnAct(4, 6, (3, 2), pad_mode="pad", padding=(1, 0, 2, 1), dilation=(1, 2), group=2), (4, 6, 6)),
+        (qat.Conv2dBnAct(4, 4, 3, group=4, pad_mode="valid"), (4, 5, 5)),
+        (qat.Conv1dBnAct(3, 5, 3, stride=2), (3, 9)),
+        (qat.DenseBnAct(7, 3), (7,)),
+    ],
+    ids=["same", "groups", "depthwise", "series", "dense"],
+)
+def test_outputs_are_weighted_sums_of_the_rows(cell: Any, shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    x, w = (rng.normal(size=size).astype(np.float32) for size in ((3, *shape), cell.weight_shape))
+    y = cell.apply(NUMPY_OPS, x, shape, w, None)
+    rows = cell.input_rows(x, shape, 10**6)
+    found = rows @ w.reshape(len(rows), -1, rows.shape[2]).swapaxes(1, 2)  # groups, N places, outputs of each
+    expected = y.reshape(3, len(w), -1).transpose(0, 2, 1).reshape(-1, len(rows), len(w) // len(rows)).swapaxes(0, 1)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_of_large_pictures_some_places_are_taken() -> None:
+    cell, x = qat.Conv2dBnAct(1, 1, 3), np.random.default_rng(0).normal(size=(2, 1, 40, 40)).astype(np.float32)
+    all_rows, some = (cell.input_rows(x, (1, 40, 40), places) for places in (1600, 100))
+    assert (all_rows.shape, some.shape) == ((1, 3200, 9), (1, 200, 9))
+    np.testing.assert_array_equal(some.reshape(2, 10, 10, 9), all_rows.reshape(2, 40, 40, 9)[:, ::4, ::4])
+
+
+def given(inputs: int, outputs: int = 5, groups: int = 2, seed: int = 0) -> tuple[Array, Array, tuple[Array, ...]]:
+    """Weights in steps, moments of inputs that go together, and what else ``compensated_codes`` takes: all weights are free."""
+    rng = np.random.default_rng(seed)
+    position = rng.uniform(-3.4, 3.4, (groups, outputs, inputs))
+    x = rng.normal(size=(groups, 500, inputs)) + rng.normal(size=(groups, 500, 1)) * 2.0
+    one = np.ones_like(position)
+    return position, x.swapaxes(1, 2) @ x / 500, (one > 0, 0.0 * one, -4.0 * one, 3.0 * one)
+
+
+def error(position: Array, codes: Array, moments: Array) -> Array:
+    """Of each output the mean of ((w - q) x)^2."""
+    off = position - codes
+    found: Array = np.einsum("goi,gij,goj->go", off, moments, off)
+    return found
+
+
+@pytest.mark.parametrize("inputs", [9, 300])  # the latter in several blocks of columns
+def test_codes_are_those_of_the_formula(inputs: int) -> None:
+    """Frantar et al., equations 2 and 3: one weight after another, and its row and column leave the inverse by elimination."""
+    position, moments, rest = given(inputs, outputs=2, groups=1)
+    found = compensated_codes(position, *rest, moments)
+    damped = moments[0] + DAMPING * np.trace(moments[0]) / inputs * np.eye(inputs)
+    for row, codes in zip(position[0].copy(), found[0], strict=True):
+        inverse = np.linalg.inv(damped)
+        for j in range(inputs):
+            code = np.clip(np.rint(row[j]), -4, 3)
+            assert codes[j] == code
+            row -= (row[j] - code) / inverse[j, j] * inverse[:, j]
+            inverse -= np.outer(inverse[:, j], inverse[j]) / inverse[j, j]
+            inverse[j], inverse[:, j], inverse[j, j] = 0.0, 0.0, 1.0
+
+
+def test_the_error_is_near_the_smallest_that_there_is() -> None:
+    """Of six weights every choice of the code below or above; nearest codes are far from it, since inputs go together."""
+    position, moments, rest = given(6, outputs=20)
+    found = error(position, compensated_codes(position, *rest, moments), moments)
+    nearest = error(position, np.rint(position), moments)
+    choices = [np.floor(position) + np.array(choice) for choice in product((0, 1), repeat=6)]
+    least = np.min([error(position, codes, moments) for codes in choices], axis=0)
+    assert least.mean() <= found.mean() < 1.5 * least.mean() < nearest.mean()
+
+
+def test_inputs_that_have_nothing_in_common_get_nearest_codes() -> None:
+    position, _, rest = given(6)
+    moments = np.broadcast_to(np.diag(np.arange(6.0)), (2, 6, 6))  # one of them is always 0
+    np.testing.assert_array_equal(compensated_codes(position, *rest, moments), np.clip(np.rint(position), -4, 3))
+    np.testing.assert_array_equal(compensated_codes(position, *rest, 0.0 * moments), np.clip(np.rint(position), -4, 3))
+
+
+def test_codes_that_are_not_free_stay_and_the_others_are_within_bounds() -> None:
+    position, moments, (free, fixed, first, last) = given(8, outputs=40)
+    free = np.random.default_rng(1).random(free.shape) < 0.7
+    found = compensated_codes(position, free, fixed + 2.0, 0.5 * first, last, moments)
+    assert (found[~free] == 2.0).all()
+    assert (found.min(), found.max()) == (-2.0, 3.0)
+
+
+def sqnr(checkpoint: qat.Checkpoint) -> float:
+    """Of the integers on images that nothing was found on."""
+    graph, agreement, images = Small().graph(), Agreement(), IMAGES[128:]
+    backend = qat.backend("torch")
+    integers = qat.to_integer(checkpoint.graph, checkpoint.params)
+    codes = qat.evaluate(integers, images)
+    np.testing.assert_array_equal(
+        backend.predict_codes(backend.lower(checkpoint.graph, checkpoint.params), images), codes
+    )
+    agreement.add(backend.predict(backend.lower(graph, PARAMS), images), integers.outputs[0].grid.dequantize(codes))
+    return agreement.sqnr
+
+
+@pytest.mark.parametrize("fold", [False, True])
+def test_outputs_err_less(fold: bool) -> None:
+    """With batch normalisations as they are and folded in, negative factors among them; with and without corrected biases."""
+    for corrected in (False, True):
+        settings = {"bn_fold": fold, "bias_correction": corrected, "num_bits": (3, 8)}
+        plain, found = (
+            calibrate(Small(), PARAMS, IMAGES[:128], **settings, rounding=r) for r in ("nearest", "moments")
+        )
+        assert sqnr(found) > sqnr(plain) + 2.0
+        for name in ("first.weight", "fc.weight"):
+            assert not np.array_equal(found.params[name], plain.params[name])
+
+
+def test_it_is_chosen_where_the_method_is() -> None:
+    found = qat.calibrate(Small(), PARAMS, IMAGES[:64], num_bits=(3, 8))
+    record = found.history[0]["calibration"]
+    (decision,) = (each for each in record["decisions"] if each["setting"] == "rounding")
+    assert record["rounding"] == decision["chosen"] == "moments"
+    assert decision["sqnr"]["moments"] > decision["sqnr"]["nearest"]
+    plain = qat.calibrate(Small(), PARAMS, IMAGES[:64], method="minmax", num_bits=(3, 8))
+    assert plain.history[0]["calibration"]["rounding"] == "nearest"
+    few = qat.calibrate(Small(), PARAMS, IMAGES[:8], num_bits=(3, 8))
+    assert few.history[0]["calibration"]["rounding"] == "nearest"
+    with pytest.raises(QatError, match="rounding 'up' is unknown"):
+        qat.calibrate(Small(), PARAMS, IMAGES, rounding="up")
+
+
+def test_layers_whose_codes_are_not_multiples_of_a_scale_are_left_alone() -> None:
+    layers = {"one": {"weight_quantizer": qat.BinaryWeightQuantizer()}}
+    found = calibrate(Small(), PARAMS, IMAGES[:64], **MOMENTS, layers=layers)
+    np.testing.assert_array_equal(found.params["one.weight"], PARAMS["one.weight"])
+    assert not np.array_equal(found.params["two.weight"], PARAMS["two.weight"])
+
+
+def test_the_command_takes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    qat.Checkpoint(Small().graph(), PARAMS).save(tmp_path / "float.ckpt")
+    labels = np.arange(256) % 4
+    data = {"x_train": IMAGES[:64], "y_train": labels[:64], "x_test": IMAGES[64:], "y_test": labels[64:]}
+    np.savez(tmp_path / "data.npz", **data)
+    flags = ["--ckpt_path", f"{tmp_path}/float.ckpt", "--data_path", f"{tmp_path}/data.npz", "--num_bits", "3", "8"]
+    plain = ["--method", "minmax", "--equalize", "false", "--bias_correction", "false", "--rounding", "moments"]
+    assert main(["calibrate", *flags, *plain, "--save_path", f"{tmp_path}/plain.ckpt"]) == 0
+    made = qat.Checkpoint.load(tmp_path / "plain.ckpt")
+    assert made.history[0]["calibration"]["rounding"] == "moments"
+    assert not np.array_equal(made.params["fc.weight"], PARAMS["fc.weight"])
+    capsys.readouterr()
