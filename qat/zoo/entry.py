@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -112,7 +113,10 @@ class Trained:
 
     def record(self) -> dict[str, str]:
         """Which network and recipe."""
-        return {"network": self.network, "recipe": repr(self.recipe)}
+        # What a later release may add to recipes has its default here.
+        usual = asdict(Recipe())
+        own = {name: value for name, value in asdict(self.recipe).items() if value != usual[name]}
+        return {"network": self.network, "recipe": json.dumps(own)}
 
 
 @dataclass(frozen=True)

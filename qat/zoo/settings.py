@@ -12,7 +12,6 @@ from qat.passes.few_bits import TABLE, edge_layers
 from qat.training.recipe import Recipe
 
 SEED = 0  #: of the choice of calibration images
-ITERATIONS = 300  #: of each block whose rounding is learned
 IMAGES = 1000  #: that calibrate, at most
 TEMPERATURE, TEACHING = 2.0, 0.7  #: of the float network as the teacher (``qat.training.objectives.Distillation``)
 
@@ -32,16 +31,12 @@ class Way:
     def __str__(self) -> str:
         if self.recipe is not None:
             return f"trained, {self.recipe.epochs} epoch{'s' * (self.recipe.epochs > 1)}"
-        return "calibrated, learned rounding" if "rounding" in self.calibration else "calibrated"
+        return "calibrated"
 
 
-#: weights/activations, without training. Ranges, equalization and bias correction are what ``qat.calibrate`` chooses itself.
-CALIBRATED: Mapping[str, Way] = {
-    "8/8": Way(),
-    "4/8": Way({"rounding": qat.LearnedRounding(ITERATIONS)}),
-    "4/4": Way({"rounding": qat.LearnedRounding(ITERATIONS)}),
-}
-WIDTHS = tuple(CALIBRATED)
+WIDTHS = ("8/8", "4/8", "4/4")  #: weights/activations
+#: Without training: ranges, equalization, rounding and bias correction are what ``qat.calibrate`` chooses itself.
+CALIBRATED: Mapping[str, Way] = dict.fromkeys(WIDTHS, Way())
 #: Quantization-aware training at 4/4 of networks with a few million products and 20,000 images or more.
 TRAINED = Way(recipe=Recipe(2, 64, lr=TABLE[4].lr, augment_shift=2, augment_flip=True))
 #: The same of digits, which are not mirrored.
