@@ -195,7 +195,7 @@ def by_qat(task: Task, bits: tuple[int, int], per_channel: bool) -> Iterator[Way
 
     yield DEFAULTS, calibrated
     yield "nearest codes", partial(calibrated, rounding="nearest")
-    plain = {"method": "minmax", "equalize": False, "bias_correction": False}
+    plain = {"method": "minmax", "equalize": False, "bias_correction": False, "rounding": "nearest"}
     yield "min/max", partial(calibrated, **plain)
     yield "learned rounding", lambda: calibrated(rounding=qat.LearnedRounding())
 
