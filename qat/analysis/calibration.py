@@ -62,7 +62,7 @@ def calibrate(
     The numbers are those of the float network. A fake quantizer after a ReLU keeps only the upper end of its range, and
     fake quantizers that share a grid take the union of their ranges; a QatWarning says where a Concat thereby leaves few codes
     to one of its parts, where a Pad's number lies outside them, and where a method that was asked for leaves the outputs
-    3 dB or more below what "minmax" does.
+    below 30 dB and 3 dB or more below what "minmax" does.
 
     Args:
         network: the float network.
@@ -104,7 +104,7 @@ def calibrate(
     >>> checkpoint = qat.calibrate(Small(), Small().graph().initial_params(), images, method="mse")
     >>> checkpoint.graph.is_quantized, sorted(checkpoint.params)
     (True, ['conv.fake_quant.max', 'conv.weight'])
-    >>> {name: checkpoint.history[0]["calibration"][name] for name in ("method", "bias_correction")}  # ten images choose nothing
+    >>> {name: checkpoint.history[0]["calibration"][name] for name in ("method", "bias_correction")}  # ten choose nothing
     {'method': 'mse', 'bias_correction': False}
     """
     wanted = Wanted(method, percentile, equalize, bias_correction)
