@@ -23,7 +23,8 @@ class FewBits(NamedTuple):
         start: of learned scales of weights (``LSQWeightQuantizer``).
         freeze: the last threshold at which oscillating weights are frozen (``qat.Oscillations``); None: none is.
         ema: the decay of averaged weights (``qat.Optimizer``); 0: they are not averaged.
-        reestimate_bn: over so many training images, or all, statistics of batch normalisation are estimated anew at the end.
+        reestimate_bn: over so many training images, or all, statistics of batch normalisation are estimated anew at the end; 0:
+            the running ones are kept.
     """
 
     lr: float
@@ -36,9 +37,9 @@ class FewBits(NamedTuple):
 
 #: By the number of bits, the fewer of weights and activations. Measured: docs/few_bits.md, benchmarks/few_bits.py.
 TABLE: Mapping[int, FewBits] = {
-    2: FewBits(lr=0.01, edge_bits=8, start="mean", freeze=None, ema=0.0, reestimate_bn=2000),
-    3: FewBits(lr=0.001, edge_bits=8, start="mse", freeze=None, ema=0.0, reestimate_bn=2000),
-    4: FewBits(lr=0.001, edge_bits=8, start="mse", freeze=None, ema=0.0, reestimate_bn=2000),
+    2: FewBits(lr=0.01, edge_bits=8, start="mean", freeze=None, ema=0.0, reestimate_bn=0),
+    3: FewBits(lr=0.001, edge_bits=8, start="mse", freeze=None, ema=0.0, reestimate_bn=0),
+    4: FewBits(lr=0.001, edge_bits=8, start="mse", freeze=None, ema=0.0, reestimate_bn=0),
 }
 
 
