@@ -6,7 +6,8 @@
 Every training starts from the same float checkpoint, whose accuracy is the first line, and sees the images in the order of its
 seed. "defaults" is what ``qat train-quant --num_bits W A`` does (qat.passes.few_bits). The others change one thing: "freeze",
 "dampen" and "both" what is done about weights that oscillate, "ema" averages the weights, "mean" and "mse" say where learned
-scales of weights start, and "all_alike" gives the first and the last layers as many bits as all others.
+scales of weights start, "all_alike" gives the first and the last layers as many bits as all others, and "reestimate" estimates
+the statistics of batch normalisation anew.
 "minmax" has min/max quantizers throughout, as at 8 bits. "gain" is to "defaults", seed by seed; "oscillating" the share of the
 weights whose frequency is above 0.005 at the end, of variants that count.
 
@@ -42,7 +43,7 @@ from qat.training.recipe import Recipe
 
 WIDTHS = ("2/2", "3/3", "4/4")
 DEFAULTS = "defaults"
-VARIANTS = (DEFAULTS, "freeze", "dampen", "both", "ema", "mean", "mse", "all_alike", "minmax")
+VARIANTS = (DEFAULTS, "freeze", "dampen", "both", "ema", "mean", "mse", "all_alike", "reestimate", "minmax")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,6 +84,7 @@ def trained(
         lr=args.lr or row.lr,
         seed=seed,
         optimizer=Optimizer(ema=args.ema if variant == "ema" else row.ema),
+        reestimate_bn=min(2000, len(data.train)) if variant == "reestimate" else row.reestimate_bn,
         oscillations=None if variant == "minmax" else Oscillations(freeze=frozen or row.freeze, dampen=dampened),
     )
     begin = start.derived(graph, graph.params_from(start.params, seed))

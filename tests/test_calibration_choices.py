@@ -241,6 +241,7 @@ def test_ranges_that_ruin_a_network_are_said() -> None:
         chosen(method="minmax")
         chosen(method="mse")
         chosen(percentile=75.0)  # is tried and not taken
+        chosen(method="percentile", percentile=99.9, num_bits=16)  # far below minmax, but good
 
 
 def test_the_command_says_what_it_chose(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,6 +19,7 @@ from transcription import expected_weight
 import qat
 from qat.analysis.agreement import Agreement, Channels, Codes, decibels
 from qat.analysis.diagnosed import Diagnosis, Layer
+from qat.errors import QatWarning
 from qat.integer import evaluation
 from qat.networks import LeNet5
 from qat.passes.rescale_channels import rescaled_like

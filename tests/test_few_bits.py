@@ -82,6 +82,11 @@ def test_edges_and_sums_are_wide() -> None:
         8,
     ]
     assert isinstance(cells["left"].weight_quantizer, qat.LSQWeightQuantizer)
+    assert [cells[name].weight_quantizer.qmin for name in ("first", "left", "last")] == [
+        -127,
+        -2,
+        -127,
+    ]  # as TFLite wants it
     assert cells["add.fake_quant"].quantizer.num_bits == cells["right.fake_quant"].quantizer.num_bits == 3
     alike = qat.few_bits_settings(Residual(), (2, 3), edge_bits=2)["layers"]
     assert alike["last"] == {"num_bits": (2, 8)}  # what leaves the network

@@ -207,11 +207,11 @@ def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None
     status, _, error = run(capsys, "train", "--network", "lenet_bn", *base, "--save_path", source)
     assert status == 0, error
     command = ["train-quant", "--ckpt_path", source, *base, "--num_bits", 4, "--save_path", path]
-    status, out, error = run(capsys, *command)
+    status, _, error = run(capsys, *command, "--reestimate_bn", 500)
     assert status == 0, error
-    assert "statistics of batch norm from" in out
     saved = qat.Checkpoint.load(path)
-    assert saved.history[0]["reestimate_bn"] == 1437
-    status, out, error = run(capsys, *command, "--reestimate_bn", 0)
-    assert (status, "statistics of batch norm" in out) == (0, False), error
+    assert saved.history[0]["reestimate_bn"] == 500
+    status, _, error = run(capsys, *command)
+    assert status == 0, error
+    assert qat.Checkpoint.load(path).history[0]["reestimate_bn"] == 0
     assert any((qat.Checkpoint.load(path).params[name] != saved.params[name]).any() for name in saved.params)

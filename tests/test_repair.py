@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from calibrations import PLAIN, calibrate
+from calibrations import PLAIN, PLAIN_FLAGS, calibrate
 from command import run
 from graphs import Traced
 from task_networks import Two
@@ -383,7 +383,7 @@ def test_what_refines_is_used_for_the_result_and_needs_no_more_layers() -> None:
     assert sqnr(source, found.checkpoint) == pytest.approx(found.after)
 
 
-@pytest.mark.parametrize("own", [{}, {"method": "mse", "bias_correction": True, "equalize": True}])
+@pytest.mark.parametrize("own", [{}, {"method": "mse", "bias_correction": True}])
 def test_what_is_computed_once_gives_the_same_calibration(own: dict[str, Any]) -> None:
     source, calls = qat.Checkpoint(GRAPH, params()), []
     told = {"method": "minmax", "bias_correction": False, "equalize": False} | own
@@ -497,6 +497,19 @@ def test_a_quantized_network_is_refused() -> None:
 # -- the command -------------------------------------------------------------------------------------------------------
 
 
+def test_channels_are_equalized_as_they_were_at_the_first_time() -> None:
+    source = qat.Checkpoint(GRAPH, params())
+
+    def quantize(**settings: Any) -> qat.Checkpoint:
+        return calibrate(GRAPH, source.params, PIXELS, ops=NUMPY_OPS, equalize=True, **settings)
+
+    again = Recalibration(quantize, source, PIXELS, lambda first: {"equalize": True}, NUMPY_OPS)
+    first, second = again(num_bits=(4, 8)), again(num_bits=(5, 8))
+    assert any(not np.allclose(first.params[name], source.params[name], rtol=0.1) for name in source.params)
+    for name in source.params:
+        np.testing.assert_allclose(second.params[name], first.params[name], rtol=1e-5, atol=1e-6, err_msg=name)
+
+
 def calibrating(folder: Path, *bad: str) -> tuple[Any, ...]:
     """A command over a network with these bad layers, and data, which are written to a folder."""
     source = checkpoint(of_a_dead_number=bad)
@@ -505,7 +518,7 @@ def calibrating(folder: Path, *bad: str) -> tuple[Any, ...]:
     few = {"x_test": split.images[:9], "y_test": split.labels[:9]}
     np.savez(folder / "data.npz", x_train=split.images, y_train=split.labels, **few)
     paths = ("--ckpt_path", folder / "float.ckpt", "--data_path", folder / "data.npz")
-    return ("calibrate", *paths, "--method", "minmax", "--images", 100)
+    return ("calibrate", *paths, *PLAIN_FLAGS, "--images", 100)
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from calibrations import calibrate
+from calibrations import PLAIN, calibrate
 from frameworks import HERE
 
 import qat
@@ -496,7 +496,7 @@ def test_a_prepared_model_has_learned_codes(checkpoint: qat.Checkpoint) -> None:
         IMAGES,
         backend="torch",
         num_bits=(2, 8),
-        rounding=replace(ROUNDING, backend=None),
+        **(PLAIN | {"rounding": replace(ROUNDING, backend=None)}),
     )
     found = qat.backend("torch").read(model)
     assert all(np.array_equal(found[name], array) for name, array in checkpoint.params.items())

@@ -73,6 +73,14 @@ def test_every_kept_network_computes_what_was_measured_and_is_small() -> None:
         assert b"/work/" not in content
 
 
+def test_kept_files_are_in_the_package_and_under_version_control() -> None:
+    """Checkpoints are ignored elsewhere."""
+    setup = (DOCS.parents[1] / "setup.py").read_text(encoding="utf-8")
+    assert '"qat.zoo": ["files/*"]' in setup
+    rules = (DOCS.parents[1] / ".gitignore").read_text(encoding="utf-8").splitlines()
+    assert rules.index("!qat/zoo/files/*.ckpt") > max(n for n, rule in enumerate(rules) if rule.startswith("*.ckpt"))
+
+
 def test_a_kept_network_that_was_changed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(kept.FOLDER, tmp_path / "files")
     monkeypatch.setattr(kept, "FOLDER", tmp_path / "files")

@@ -69,7 +69,7 @@ def calibrate(
     The numbers are those of the float network. A fake quantizer after a ReLU keeps only the upper end of its range, and
     fake quantizers that share a grid take the union of their ranges; a QatWarning says where a Concat thereby leaves few codes
     to one of its parts, where a Pad's number lies outside them, and where a method that was asked for leaves the outputs
-    3 dB or more below what "minmax" does.
+    below 30 dB and 3 dB or more below what "minmax" does.
 
     Args:
         network: the float network.

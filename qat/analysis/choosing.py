@@ -31,6 +31,7 @@ SHARE = 4  #: one image of so many is held back
 MOST_HELD = 64  #: images; a choice between a few candidates needs no more
 CHECKED = 16  #: images on which a method that was asked for is compared with "minmax"
 RUINED = 3.0  #: dB below "minmax" from which on there is a warning: twice the error
+ENOUGH = 30.0  #: dB with which there is none: an error of 3 % of the numbers
 CANDIDATES = ("minmax", "mse", "percentile")  #: candidates; of equal ones the first is taken
 
 #: How weights become codes: "learned" is ``qat.LearnedRounding``, which has settings of its own.
@@ -194,7 +195,7 @@ def best(errors: Mapping[T, float]) -> T:
 
 
 def warn_if_ruined(judge: Judge, method: str, params: Mapping[str, Array], minmax: Mapping[str, Array]) -> None:
-    """A QatWarning where a method that was asked for makes the outputs err much more than "minmax" does.
+    """A QatWarning where a method that was asked for makes the outputs err much, and much more than "minmax" does.
 
     Args:
         judge: with images.
@@ -203,7 +204,7 @@ def warn_if_ruined(judge: Judge, method: str, params: Mapping[str, Array], minma
         minmax: with those of "minmax".
     """
     found, plain = (decibels(1.0, judge.error(each)) for each in (params, minmax))
-    if found < plain - RUINED:
+    if found < min(plain - RUINED, ENOUGH):
         warnings.warn(
             f"{judge.name}: with ranges of the method {method} the outputs have an SQNR of {found:.1f} dB on {judge.images} "
             f"calibration images, and {plain:.1f} dB with those of minmax: it cuts off numbers that matter; use minmax, or "

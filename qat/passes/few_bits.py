@@ -23,7 +23,8 @@ class FewBits(NamedTuple):
         start: of learned scales of weights (``LSQWeightQuantizer``).
         freeze: the last threshold at which oscillating weights are frozen (``qat.Oscillations``); None: none is.
         ema: the decay of averaged weights (``qat.Optimizer``); 0: they are not averaged.
-        reestimate_bn: over so many training images, or all, statistics of batch normalisation are estimated anew at the end.
+        reestimate_bn: over so many training images, or all, statistics of batch normalisation are estimated anew at the end; 0:
+            the running ones are kept.
     """
 
     lr: float
@@ -36,9 +37,9 @@ class FewBits(NamedTuple):
 
 #: By the number of bits, the fewer of weights and activations. Measured: docs/few_bits.md, benchmarks/few_bits.py.
 TABLE: Mapping[int, FewBits] = {
-    2: FewBits(lr=0.01, edge_bits=8, start="mean", freeze=None, ema=0.0, reestimate_bn=2000),
-    3: FewBits(lr=0.001, edge_bits=8, start="mse", freeze=None, ema=0.0, reestimate_bn=2000),
-    4: FewBits(lr=0.001, edge_bits=8, start="mse", freeze=None, ema=0.0, reestimate_bn=2000),
+    2: FewBits(lr=0.01, edge_bits=8, start="mean", freeze=None, ema=0.0, reestimate_bn=0),
+    3: FewBits(lr=0.001, edge_bits=8, start="mse", freeze=None, ema=0.0, reestimate_bn=0),
+    4: FewBits(lr=0.001, edge_bits=8, start="mse", freeze=None, ema=0.0, reestimate_bn=0),
 }
 
 
@@ -120,7 +121,8 @@ def edge_layers(graph: Graph, weights: int, activations: int, edge_bits: int) ->
     """``layers`` of ``convert_quant_network``: more bits where few of them cost most, and save least.
 
     1. The weights of the first and the last layers: convolutions and dense cells that none comes before, or none follows. Where
-       all are either, as in a network of two layers, these have as many bits as were asked for.
+       all are either, as in a network of two layers, these have as many bits as were asked for. The lowest code is left out,
+       which TFLite's weights of 8 bits do not have.
     2. What the last layers take, and what leaves the network: 8 bits.
     3. What is added or subtracted: 8 bits. Sums have one grid for all their parts, of both signs, which at 2 bits leaves a
        single code above 0: after a ReLU all numbers are then 0, or beyond the range, and no gradient passes.
@@ -150,7 +152,9 @@ def edge_layers(graph: Graph, weights: int, activations: int, edge_bits: int) ->
             max(activations, WIDE) if node.name in wide else activations,
         )
         if bits != (weights, activations):
-            found[node.cell_name if node.recurs else node.name] = {"num_bits": bits}
+            own = found[node.cell_name if node.recurs else node.name] = {"num_bits": bits}
+            if bits[0] > weights:  # TFLite has no -128 among weights of 8 bits
+                own["narrow_range"] = (True, False)
     return found
 
 

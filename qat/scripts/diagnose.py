@@ -11,9 +11,11 @@ import io
 import math
 import sys
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 
+from qat.analysis.choosing import NEAREST
 from qat.analysis.diagnosed import Diagnosis, Layer
 from qat.analysis.diagnosis import completed, diagnose
 from qat.analysis.figures import COLOURS, Picture, check_picture, plain_text
@@ -82,9 +84,11 @@ def run(args: argparse.Namespace) -> None:
     found = diagnose(checkpoint.graph, checkpoint.params, split.images, float_params=floats, ops=ops)
     data = f"{found.samples:,} {args.split} images"
     print_arithmetic(checkpoint.graph)
-    if floats is None and _calibrated(checkpoint, "bias_correction"):
+    moved = _calibrated(checkpoint, "rounding") - {NEAREST, None}
+    if floats is None and (moved or True in _calibrated(checkpoint, "bias_correction")):
+        what = "weights" if moved else "biases"
         print(
-            "note: its biases were corrected for its integers, so that in float it is not the network that it came from; "
+            f"note: its {what} were changed for its integers, so that in float it is not the network that it came from; "
             "give that as --float_ckpt"
         )
     for x in found.outputs:
@@ -120,12 +124,16 @@ def _float_params(path: str, quantized: Checkpoint) -> Params:
         params = completed(quantized.graph, checkpoint.params)
     except QatError as error:
         raise QatError(f"--float_ckpt {path}: {error}") from None
-    return rescaled_like(quantized.graph, params, quantized.params) if _calibrated(quantized, "equalize") else params
+    return (
+        rescaled_like(quantized.graph, params, quantized.params)
+        if True in _calibrated(quantized, "equalize")
+        else params
+    )
 
 
-def _calibrated(quantized: Checkpoint, how: str) -> bool:
-    """Whether a calibration in its history did that."""
-    return any((record.get("calibration") or {}).get(how) for record in quantized.history)
+def _calibrated(quantized: Checkpoint, setting: str) -> set[Any]:
+    """The values that a setting had in the calibrations of its history."""
+    return {(record.get("calibration") or {}).get(setting) for record in quantized.history}
 
 
 def _row(x: Layer) -> tuple[str, ...]:

@@ -205,7 +205,7 @@ def _say(args: argparse.Namespace, graph: Graph, row: FewBits) -> None:
     words += [f"averages of {row.ema:g} (--ema)"] if "ema" not in args.given and row.ema else []
     if args.freeze_oscillations and "freeze_oscillations" not in args.given:
         words.append(f"oscillating weights frozen from {row.freeze:g} on (--freeze_oscillations)")
-    if args.reestimate_bn is None and _has_batch_norm(graph):
+    if args.reestimate_bn is None and row.reestimate_bn and _has_batch_norm(graph):
         words.append(f"statistics of batch norm from {row.reestimate_bn:,} images (--reestimate_bn)")
     if words:
         bits = "few bits" if graph.is_quantized else "/".join(map(str, pair(args.num_bits)))
