@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from qat.analysis.fewest import Search
 from qat.analysis.recalibration import Recalibration
 from qat.errors import QatWarning
 from qat.passes.quant_config import read_quant_config, written_quant_config
+from qat.scripts.common.repair import print_repair
 from qat.tasks import Classification, OutputTask, Regression, Several
 from qat.vocabulary.numpy_ops import NUMPY_OPS
 
@@ -383,6 +385,32 @@ def test_what_refines_is_used_for_the_result_and_needs_no_more_layers() -> None:
     assert sqnr(source, found.checkpoint) == pytest.approx(found.after)
 
 
+def test_where_the_saved_network_loses_more_no_more_layers_are_added_than_it_needs() -> None:
+    """Of 40 candidates the search finds the first 4 to be enough; as it is saved it needs 13."""
+    search = Search(None, None, len, max, lambda line: None)  # type: ignore[arg-type]
+    asked: list[int] = []
+
+    def met(state: dict[int, int], *, refined: bool = False) -> bool:
+        asked.append(len(state))
+        return len(state) >= 13
+
+    search.met = met  # type: ignore[method-assign, assignment]
+    items = [(number, 8) for number in range(40)]
+    found = search.refined(items[:4], items)  # type: ignore[arg-type]
+    assert asked == [4, 5, 7, 11, 19, 15, 13, 12]
+    assert found == items[:13]
+
+
+def test_a_table_has_at_most_80_characters_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    found = repaired(checkpoint(of_an_unused_one=("b",)), per_channel=(False, False))
+    for name in ("b", "blocks.17._depthwise_convolution.of_a_long_name.conv2d"):
+        row = replace(found.raised[0], layer=name, weight_bytes=123_456_789)
+        print_repair(replace(found, raised=(row,)))
+        table = capsys.readouterr().out.splitlines()[1:7]
+        assert max(map(len, table)) <= 80
+        assert "conv2d" in table[4] or name == "b"
+
+
 @pytest.mark.parametrize("own", [{}, {"method": "mse", "bias_correction": True}])
 def test_what_is_computed_once_gives_the_same_calibration(own: dict[str, Any]) -> None:
     source, calls = qat.Checkpoint(GRAPH, params()), []
@@ -528,7 +556,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert status == 0, err
     assert "deciding on 120 training images, 100 of which calibrate too" in out
     table = out[out.index("raised, one after another") :]
-    assert "w 6 bits" in table
+    assert "w 6" in table
     assert max(map(len, table.splitlines()[1:7])) <= 80
     assert "standard error" in table
     found = qat.Checkpoint.load(tmp_path / "q.ckpt")

@@ -10,7 +10,7 @@ from qat.analysis.recalibration import Quantize
 from qat.analysis.repaired import Raised
 from qat.training.checkpoint import Checkpoint
 
-MOST_REFINED = 3  #: evaluations with what refines, to need fewer layers thanks to it
+MOST_REFINED = 3  #: evaluations of networks as they are saved, to find how few layers are enough then
 ALL_STEPS = (
     8  #: raised layers of which each is measured for the table; of more those are shown that were measured anyway
 )
@@ -175,15 +175,15 @@ class Search:
         """
         if not self.refines:
             return items
-        added = 1
+        failed, added = 0, 1
         while not self.met(dict(items), refined=True):
             more = [x for x in further if x[0] not in dict(items) and self._affordable(dict([*items, x]))][:added]
             if not more:
                 return None
+            failed, added = len(items), 2 * added
             items = [*items, *more] if self._affordable(dict([*items, *more])) else [*items, more[0]]
-            added *= 2
-        failed, most = 0, len(items)
-        for _ in range(MOST_REFINED if self._shrinks else 0):
+        most = len(items)
+        for _ in range(MOST_REFINED if self._shrinks or failed else 0):
             middle = (failed + most) // 2
             if middle > failed:
                 met = self.met(dict(items[:middle]), refined=True)

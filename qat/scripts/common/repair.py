@@ -12,7 +12,8 @@ import numpy as np
 
 from qat.analysis.candidates import WEIGHTS
 from qat.analysis.deciding import amount
-from qat.analysis.repair import FEWEST, chosen_in, repair
+from qat.analysis.repair import FEWEST as CHOICES
+from qat.analysis.repair import chosen_in, repair
 from qat.analysis.repaired import Raised, Repair, TargetMissedError
 from qat.console import print_table
 from qat.data import Dataset
@@ -23,7 +24,8 @@ from qat.training.checkpoint import Checkpoint
 
 TARGETS = ("target_drop", "target_sqnr")  #: one of which asks for a repair
 DECIDE_IMAGES = 1000
-LONGEST = 18  #: characters of a layer's name in the table, so that a line has at most 80
+WIDTH = 80  #: characters of a line of the table; names of layers are cut where they would make it longer
+FEWEST = 12  #: characters of such a name
 NEAREST = "nearest"  #: of --rounding: what the search uses, since to learn it takes long
 
 
@@ -43,7 +45,7 @@ def add_repair_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--size_budget", type=int, metavar="BYTES", help="of all weights with their scales, at most")
     group.add_argument("--bops_budget", type=int, metavar="N", help="bit operations for one sample, at most")
     group.add_argument(
-        "--fewest", choices=FEWEST, default=FEWEST[0], help="what is to be few, as far as budgets allow it"
+        "--fewest", choices=CHOICES, default=CHOICES[0], help="what is to be few, as far as budgets allow it"
     )
     group.add_argument(
         "--targets",
@@ -152,14 +154,17 @@ def print_repair(found: Repair, *, bops: bool = False) -> None:
     measured = "missing" if found.measure == "SQNR" else "drop"
     columns = (
         "layer",
-        "from",
-        "to",
+        "from\nbits",
+        "to\nbits",
         "blame\n%",
         "bytes\nafter",
         *(("BOPs\nafter",) if bops else ()),
         f"{measured}\nafter",
     )
     rows = [_row(x, found.unit, bops) for x in found.raised]
+    widths = [max(map(len, [*heading.split("\n"), *cells])) for heading, *cells in zip(columns, *rows, strict=True)]
+    longest = max(FEWEST, WIDTH - sum(width + 3 for width in widths[1:]) - 4)
+    rows = [(x[0] if len(x[0]) <= longest else f"..{x[0][2 - longest :]}", *x[1:]) for x in rows]
     if rows:
         title = f"{found.checkpoint.graph.name}: raised, one after another ({measured} in {unit})"
         print_table(title, columns, rows)
@@ -178,14 +183,19 @@ def print_repair(found: Repair, *, bops: bool = False) -> None:
 def _row(x: Raised, unit: str, bops: bool) -> tuple[str, ...]:
     letter = "w" if x.what == WEIGHTS else "a"
     return (
-        x.layer if len(x.layer) <= LONGEST else f"..{x.layer[2 - LONGEST :]}",
-        f"{letter} {x.before}",
-        x.after,
+        x.layer,
+        f"{letter} {_short(x.before)}",
+        _short(x.after),
         f"{100 * x.blame:.1f}",
         f"{x.weight_bytes:,}",
         *((f"{x.bops:,}",) if bops else ()),
         "" if x.drop is None else amount(x.drop, unit),
     )
+
+
+def _short(level: str) -> str:
+    """A level below a heading that says that these are bits."""
+    return level.replace(" bits", "").replace(",", "")
 
 
 def config_path(path: Path) -> Path:
