@@ -29,8 +29,8 @@ def equalized(graph: Graph, params: Mapping[str, Array], batches: Batches, ops: 
     Compared are the parameters as they are, those of ``equalize_channels``, and those of ``equalize_activations`` with the
     ranges of all images but those held back, without a margin and with one, in this order. Compared is the squared error of
     the integers' outputs, with these ranges, relative to the float outputs, summed over the outputs, on the images held back; a
-    candidate is taken where it leaves less than 95 % of that of the best before it. Held back are, of the
-    last quarter of the batches, at most 64 images and a batch, or all images where there are fewer than four batches.
+    candidate is taken where it leaves less than 95 % of that of the best before it. Held back are, of
+    the last quarter of the batches, at most 64 images and a batch, or all images where there are fewer than four batches.
 
     Args:
         graph: the quantized graph, which says what is rounded.

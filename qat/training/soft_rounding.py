@@ -85,8 +85,8 @@ def factor_at(share: float) -> float:
     """The factor lambda of the penalty: 0 in the first fifth, 100 in the last, and growing from 1 between, by equal factors.
 
     The error is counted in multiples of that of the nearest codes and the penalty is a mean, so that 1 is about as much as the
-    error, and with 100 hardly any weight stays between two codes. (A constant factor, as the paper has it, needs ten times as
-    many iterations: what is left between two codes at the end is rounded without regard to the output.)
+    error, and with 100 hardly any weight stays between two codes. (The paper has a constant factor. With one of 1, after 200
+    iterations many weights were still between two codes, and are then rounded without regard to the output.)
 
     Args:
         share: of all iterations, 0 to 1.

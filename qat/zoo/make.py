@@ -24,6 +24,7 @@ from qat.files import check_writable
 from qat.graph import Graph
 from qat.integer import IntegerGraph
 from qat.passes.to_integer import to_integer
+from qat.passes.unit_inputs import unit_inputs
 from qat.registry import TARGETS, evaluation_ops
 from qat.tasks import main
 from qat.training.checkpoint import Checkpoint
@@ -223,8 +224,9 @@ class _Work:
             derived = float_.derived(found.graph, found.params)
             return replace(derived, history=(*found.history, *derived.history))
         backend = qat.backend(order.backend)
-        graph: Graph = qat.convert_quant_network(float_.graph, **settings)
-        start = float_.derived(graph, graph.params_from(float_.params, SEED))
+        floats, params = unit_inputs(float_.graph, float_.params)  # weights over raw pixels would be thrown far off
+        graph: Graph = qat.convert_quant_network(floats, **settings)
+        start = float_.derived(graph, graph.params_from(params, SEED))
         taught = teach(backend, graph, str(self.path), train_, TEMPERATURE, TEACHING, device_target=order.device_target)
         dataset = replace(self.dataset, train=replace(train_, targets=taught.targets))
         trained = train(
