@@ -449,3 +449,20 @@ def test_numbers_that_are_not_finite_are_refused() -> None:
     quantized = qat.convert_quant_network(replace(graph, name="odd"))
     with pytest.raises(qat.QatError, match="not finite"), np.errstate(all="ignore"):
         equalized(quantized, quantized.params_from(params), [(IMAGES,)])
+
+
+def test_numbers_whose_squares_are_not_finite_are_taken() -> None:
+    """float32 holds no square of a number beyond 1.8e19."""
+
+    class Large(qat.Network):
+        def __init__(self) -> None:
+            self.inputs = qat.Input((2,), dtype="float32")
+            self.dense = qat.DenseBnAct(2, 3)
+
+        def construct(self, x: Any) -> Any:
+            return self.dense(x)
+
+    quantized = qat.convert_quant_network(Large())
+    own = quantized.params_from(Large().graph().initial_params(0))
+    ranges = channel_ranges(quantized, own, [(np.array([[-3e25, 1.0], [2e25, 2.0]], np.float32),)])
+    np.testing.assert_allclose(ranges["input"].mean_square, (9e50, 2.5), rtol=1e-6)

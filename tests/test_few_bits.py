@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from qat.networks import LeNet5
 from qat.passes.few_bits import TABLE, few_bits
 from qat.passes.learn_scales import learn_scales
 from qat.passes.unit_inputs import unit_inputs
+from qat.scripts.common.few_bits import conditioned
 from qat.scripts.common.files import load_data
 from qat.vocabulary.numpy_ops import NUMPY_OPS
 
@@ -234,6 +236,18 @@ def test_small_inputs_are_the_same_function() -> None:
     np.testing.assert_array_equal(*outputs)
     usual = LeNet5().graph()
     assert unit_inputs(usual, usual.initial_params())[0] is usual
+
+
+@pytest.mark.parametrize(
+    ("task", "flag", "changes"), [(None, None, True), ("own", None, False), (None, "reconstruction", False)]
+)
+def test_inputs_that_have_to_be_given_back_stay(task: str | None, flag: str | None, changes: bool) -> None:
+    """Targets of a reconstruction are the input's real numbers, which would become 256 times as small."""
+    graph = Residual().graph()
+    own = {} if task is None else {"task": qat.tasks.Reconstruction()}
+    args = Namespace(num_bits=(4, 4), quant_config=None, profile=None, task=flag)
+    found, _ = conditioned(args, qat.Checkpoint(graph, graph.initial_params(), **own))
+    assert (found != graph) == changes
 
 
 # -- commands --------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import qat
 from qat.analysis.agreement import Agreement
 from qat.analysis.moment_rounding import DAMPING, compensated_codes
 from qat.cli import main
-from qat.errors import QatError
+from qat.errors import QatError, QatWarning
 from qat.vocabulary.numpy_ops import NUMPY_OPS
 from qat.vocabulary.ops import Array
 
@@ -48,6 +48,13 @@ def test_of_large_pictures_some_places_are_taken() -> None:
     all_rows, some = (cell.input_rows(x, (1, 40, 40), places) for places in (1600, 100))
     assert (all_rows.shape, some.shape) == ((1, 3200, 9), (1, 200, 9))
     np.testing.assert_array_equal(some.reshape(2, 10, 10, 9), all_rows.reshape(2, 40, 40, 9)[:, ::4, ::4])
+
+
+def test_of_long_series_too() -> None:
+    cell, x = qat.Conv1dBnAct(1, 1, 3), np.random.default_rng(0).normal(size=(2, 1, 1600)).astype(np.float32)
+    all_rows, some = (cell.input_rows(x, (1, 1600), places) for places in (1600, 100))
+    assert (all_rows.shape, some.shape) == ((1, 3200, 3), (1, 200, 3))
+    np.testing.assert_array_equal(some.reshape(2, 100, 3), all_rows.reshape(2, 1600, 3)[:, ::16])
 
 
 def given(inputs: int, outputs: int = 5, groups: int = 2, seed: int = 0) -> tuple[Array, Array, tuple[Array, ...]]:
@@ -150,6 +157,13 @@ def test_layers_whose_codes_are_not_multiples_of_a_scale_are_left_alone() -> Non
     found = calibrate(Small(), PARAMS, IMAGES[:64], **MOMENTS, layers=layers)
     np.testing.assert_array_equal(found.params["one.weight"], PARAMS["one.weight"])
     assert not np.array_equal(found.params["two.weight"], PARAMS["two.weight"])
+
+
+def test_where_all_are_left_alone_it_says_so() -> None:
+    own = {"weight_quantizer": qat.BinaryWeightQuantizer()}
+    with pytest.warns(QatWarning, match="no layer has codes that it could choose"):
+        found = calibrate(Small(), PARAMS, IMAGES[:64], **MOMENTS | own)
+    np.testing.assert_array_equal(found.params["two.weight"], PARAMS["two.weight"])
 
 
 def test_the_command_takes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

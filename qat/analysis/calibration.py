@@ -6,6 +6,7 @@ target, verify, eval-quant and train-quant go on from it.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -32,6 +33,7 @@ from qat.analysis.equalization import equalized
 from qat.analysis.moment_rounding import round_by_moments
 from qat.analysis.ranges import Observed
 from qat.analysis.rounding import LearnedRounding, learn_rounding, rounding_record
+from qat.errors import QatWarning
 from qat.graph import Graph, Network, Params, as_graph
 from qat.passes.convert_quant_network import convert_quant_network
 from qat.passes.unlike_ranges import warn_of_unlike_ranges
@@ -90,7 +92,8 @@ def calibrate(
             layers' outputs change least, by the second moments of what they take (``qat.analysis.moment_rounding``); or
             learned, as a ``qat.LearnedRounding`` says. None: the first or the second one, where the error
             falls.
-        batch_size: images at a time; None: as many as fit (``samples_that_fit``). Ranges depend on it in the last bits at most.
+        batch_size: images at a time; None: as many as fit (``samples_that_fit``). Ranges depend on it in the last bits at most;
+            equalization holds whole batches back, so that of few images it may choose other factors.
         ops: the vocabulary that computes, as ``qat.registry.evaluation_ops("keras")``; None: of the first backend that is
             installed, without any NumPy's. Ranges depend on it in the last bits, as float sums do.
         **settings: those of ``convert_quant_network``.
@@ -216,6 +219,13 @@ class _Work:
         if chosen == NEAREST:
             return own
         found = round_by_moments(self.quantized, own, self._used, self._ops)
+        if chosen == MOMENTS and all(found[name] is array for name, array in own.items()):
+            warnings.warn(
+                f"{self.quantized.name}: rounding by moments was asked for, but no layer has codes that it could choose, so "
+                "that all keep the nearest ones: use weight quantizers by range or LSQ (docs/calibration.md), or leave rounding out",
+                QatWarning,
+                stacklevel=3,
+            )
         if chosen is None:
             errors = {each: self._judge.error(params) for each, params in ((NEAREST, own), (MOMENTS, found))}
             chosen = best(errors)

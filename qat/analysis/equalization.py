@@ -102,8 +102,10 @@ def channel_ranges(
             if isinstance(node.cell, FakeQuant):
                 continue
             x = values[node.name] = Value(values[node.name].real(ops))  # once for all that follows
-            measured = (ops.channel_min(x.data), ops.channel_max(x.data), ops.channel_mean(x.data * x.data))
+            with np.errstate(over="ignore"):
+                measured = (ops.channel_min(x.data), ops.channel_max(x.data), ops.channel_mean(x.data * x.data))
             low, high, square = (ops.to_numpy(each, "vector").astype(np.float64) for each in measured)
+            square = np.where(np.isinf(square), np.maximum(low**2, high**2), square)  # beyond float32, at most that
             if not np.isfinite(square).all():
                 raise QatError(
                     f"{node.name}: gives numbers that are not finite in the float network, so they have no range; "

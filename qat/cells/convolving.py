@@ -114,7 +114,11 @@ class Convolution(ConvolvingCell, WeightedCell, abstract=True):
         windows = np.lib.stride_tricks.sliding_window_view(x, reach, axis=(2, 3))  # type: ignore[call-overload]
         windows = windows[:, :, :: stride[0], :: stride[1], :: dilation[0], :: dilation[1]]
         every = math.ceil(math.sqrt(math.prod(windows.shape[2:4]) / places))
-        windows = windows[:, :, ::every, ::every]
+        windows = windows[:, :, ::every]
+        across = max(
+            every, math.ceil(math.prod(windows.shape[2:4]) / places)
+        )  # more where there are few rows, as in a series
+        windows = windows[:, :, :, ::across]
         count, _, rows, columns, *_ = windows.shape
         split = windows.reshape(count, self.group, -1, rows, columns, *kernel).transpose(1, 0, 3, 4, 2, 5, 6)
         return np.ascontiguousarray(split).reshape(self.group, count * rows * columns, -1)

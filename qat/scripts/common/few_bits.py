@@ -14,6 +14,7 @@ from qat.passes.few_bits import FewBits, edge_layers, few_bits, few_bits_setting
 from qat.passes.learn_scales import learn_scales
 from qat.passes.quantizer_settings import QUANTIZERS, pair
 from qat.passes.unit_inputs import unit_inputs
+from qat.scripts.common.tasks import with_task
 from qat.training.checkpoint import Checkpoint
 from qat.training.lengths import Length
 from qat.training.oscillations import OSCILLATES, Oscillating, Oscillations, oscillating
@@ -83,9 +84,11 @@ def settle(args: argparse.Namespace, graph: Graph) -> None:
 
 
 def conditioned(args: argparse.Namespace, checkpoint: Checkpoint) -> tuple[Graph, Params]:
-    """The float network from which training at few bits starts: raw pixels enter as small numbers (``unit_inputs``)."""
+    """The float network from which training at few bits starts: raw pixels enter as small numbers (``unit_inputs``), unless
+    they are what it has to give back: targets would become as small, and the outputs not.
+    """
     graph, params = checkpoint.graph, checkpoint.params
-    if _row(args, graph) is None:
+    if _row(args, graph) is None or with_task(args, checkpoint).task.uses_images:
         return graph, params
     result = unit_inputs(graph, params)
     if result[0] != graph:
