@@ -16,7 +16,7 @@ from qat.analysis.calibration import _Work
 from qat.analysis.choosing import CANDIDATES, FEWEST, MOMENTS, MOST_HELD, NEAREST, Judge, held_back
 from qat.analysis.ranges import METHODS, Observed
 from qat.cli import main
-from qat.errors import QatWarning
+from qat.errors import QatError, QatWarning
 from qat.networks import LeNet5
 from qat.training.checkpoint import Checkpoint
 from qat.vocabulary.arrays import batches_of
@@ -265,3 +265,10 @@ def test_the_command_says_what_it_chose(tmp_path: Path, capsys: pytest.CaptureFi
     assert (record["method"], record["equalize"], record["bias_correction"]) == ("minmax", True, False)
     assert main([*command, "--equalize", "maybe"]) == 2
     assert "neither true nor false" in capsys.readouterr().err
+
+
+def test_a_setting_that_does_not_exist_is_refused_by_name() -> None:
+    with pytest.raises(QatError, match="calibrate has no setting 'bias_corection', perhaps bias_correction is meant"):
+        chosen(bias_corection=True)
+    with pytest.raises(QatError, match="calibrate has no setting 'num_bit', perhaps num_bits is meant"):
+        chosen(num_bit=4)

@@ -588,3 +588,20 @@ def test_mistakes_of_the_command(
     assert message in err
     assert err.count("\n") == 1
     assert sorted(x.name for x in tmp_path.iterdir()) == ["data.npz", "float.ckpt"]
+
+
+def test_the_settings_repeat_what_the_defaults_of_calibration_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = calibrating(tmp_path, "b")[:5]  # without settings of calibration
+    images = ("--images", 100)
+    asked = ("--num_bits", 6, 8, "--target_sqnr", 20, "--decide_images", 120)
+    status, out, err = run(capsys, *common, *images, *asked, "--save_path", tmp_path / "q.ckpt")
+    assert status == 0, err
+    assert out.count("Chosen by the outputs' SQNR") == 1
+    repeated = ("--quant_config", tmp_path / "q_quant.yaml", "--save_path", tmp_path / "again.ckpt")
+    assert run(capsys, *common, *images, *repeated)[0] == 0
+    first, again = (qat.Checkpoint.load(tmp_path / name) for name in ("q.ckpt", "again.ckpt"))
+    assert first.graph == again.graph
+    for name, array in first.params.items():
+        np.testing.assert_array_equal(again.params[name], array, err_msg=name)

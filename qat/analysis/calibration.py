@@ -6,6 +6,7 @@ target, verify, eval-quant and train-quant go on from it.
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -33,8 +34,9 @@ from qat.analysis.equalization import equalized
 from qat.analysis.moment_rounding import round_by_moments
 from qat.analysis.ranges import Observed
 from qat.analysis.rounding import LearnedRounding, learn_rounding, rounding_record
-from qat.errors import QatWarning
+from qat.errors import QatError, QatWarning
 from qat.graph import Graph, Network, Params, as_graph
+from qat.hints import perhaps
 from qat.passes.convert_quant_network import convert_quant_network
 from qat.passes.unlike_ranges import warn_of_unlike_ranges
 from qat.passes.unreached_numbers import warn_of_unreached_numbers
@@ -90,7 +92,7 @@ def calibrate(
             error falls.
         rounding: how weights become codes, after the ranges and before the bias correction. "nearest"; "moments": so that
             layers' outputs change least, by the second moments of what they take (``qat.analysis.moment_rounding``); or
-            learned, as a ``qat.LearnedRounding`` says. None: the first or the second one, where the error
+            "learned" or as a ``qat.LearnedRounding`` says. None: the first or the second one, where the error
             falls.
         batch_size: images at a time; None: as many as fit (``samples_that_fit``). Ranges depend on it in the last bits at most;
             equalization holds whole batches back, so that of few images it may choose other factors.
@@ -123,6 +125,9 @@ def calibrate(
     >>> {name: checkpoint.history[0]["calibration"][name] for name in ("method", "bias_correction")}  # ten choose nothing
     {'method': 'mse', 'bias_correction': False}
     """
+    for name in settings.keys() - SETTINGS:
+        raise QatError(f"calibrate has no setting {name!r}{perhaps(name, [*OWN, *SETTINGS])}: leave it out")
+    rounding = LearnedRounding() if rounding == LEARNED else rounding
     learning = rounding if isinstance(rounding, LearnedRounding) else None
     of_weights = LEARNED if isinstance(rounding, LearnedRounding) else rounding
     wanted = Wanted(method, percentile, equalize, bias_correction, of_weights)
@@ -144,6 +149,10 @@ def calibrate(
     warn_of_unlike_ranges(quantized, own)
     warn_of_unreached_numbers(quantized, own)
     return Checkpoint(quantized, own, history=({"calibration": work.record()} | learned,))
+
+
+SETTINGS = inspect.signature(convert_quant_network).parameters.keys() - {"network"}
+OWN = inspect.signature(calibrate).parameters.keys() - {"network", "params", "images", "settings"}  #: calibrate's
 
 
 class _Work:

@@ -65,8 +65,8 @@ class Wanted:
         check_fields(self)
         if self.rounding not in (None, *ROUNDINGS):
             raise QatError(
-                f"rounding {self.rounding!r} is unknown: choose {NEAREST}, {MOMENTS} or a qat.LearnedRounding, or None to have "
-                "it chosen"
+                f"rounding {self.rounding!r} is unknown: choose {NEAREST}, {MOMENTS}, {LEARNED} or a qat.LearnedRounding, or "
+                "None to have it chosen"
             )
         if self.method not in (None, *METHODS):
             raise QatError(

@@ -22,7 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from qat.analysis.calibration import calibrate
+from qat.analysis.calibration import SETTINGS, calibrate
 from qat.analysis.candidates import WIDE, Costs, Raising, candidates
 from qat.analysis.choosing import NEAREST
 from qat.analysis.deciding import AgreementMeasure, Measure, MetricMeasure, OwnMeasure, SqnrMeasure, amount
@@ -37,7 +37,6 @@ from qat.deploy.arithmetics import arithmetic_options, default_arithmetic
 from qat.errors import QatError, QatWarning, one_line
 from qat.graph import Graph
 from qat.integer.widths import BYTE
-from qat.passes.convert_quant_network import convert_quant_network
 from qat.passes.to_integer import derived_integers
 from qat.registry import evaluation_ops, target
 from qat.training.checkpoint import Checkpoint
@@ -123,7 +122,7 @@ def repair(
     if graph.is_quantized:
         raise QatError(f"{graph.name} is quantized already: give the float network it was made from")
     ops = evaluation_ops() if ops is None else ops
-    own = {name: settings.pop(name) for name in list(settings) if name not in CONVERSION}
+    own = {name: settings.pop(name) for name in list(settings) if name not in SETTINGS}
     ours = quantize is None  # else its record has to say how it calibrates
     if quantize is None and refine is not None:
         raise QatError("repair: refine is given without quantize, which the search needs; give both, or rounding alone")
@@ -163,9 +162,6 @@ def repair(
     return _repaired(search, _few(samples, graph), fewest, known, targets, ops)
 
 
-CONVERSION = frozenset(inspect.signature(convert_quant_network).parameters) - {"network"}
-
-
 def _check(
     target_drop: float | None,
     target_sqnr: float | None,
@@ -195,23 +191,25 @@ def _check(
 def _calibrations(
     checkpoint: Checkpoint, images: Arrays, ops: Ops, own: Mapping[str, Any]
 ) -> tuple[Quantize, Quantize | None]:
-    """``calibrate`` for the search, and for the result where it refines; own: settings of it."""
-    rough = {**own, "rounding": NEAREST}
-    choice: dict[str, Any] = {}  # what the first calibration chose by itself, so that all are alike
+    """``calibrate`` for the search, alike in all that it chooses by itself, with nearest codes; and for the result, as ``own``,
+    its settings, say, so that whoever calibrates with these gets the same.
+    """
+    alike: dict[str, Any] = {**own, "rounding": NEAREST}
 
     def calibrated(told: Mapping[str, Any], settings: Mapping[str, Any]) -> Checkpoint:
-        found = calibrate(checkpoint.graph, checkpoint.params, images, ops=ops, **{**told, **choice}, **settings)
-        if not choice:
-            choice.update(chosen_in(found))
+        found = calibrate(checkpoint.graph, checkpoint.params, images, ops=ops, **told, **settings)
         return replace(checkpoint.derived(found.graph, found.params), history=(*found.history, *checkpoint.history))
 
     def quantize(**settings: Any) -> Checkpoint:
-        return calibrated(rough, settings)
+        found = calibrated(alike, settings)
+        alike.update(chosen_in(found))
+        return found
 
     def refine(**settings: Any) -> Checkpoint:
         return calibrated(own, settings)
 
-    return quantize, None if own.get("rounding") == NEAREST else refine
+    chooses = any(own.get(name) is None for name in ("method", "equalize", "bias_correction"))
+    return quantize, refine if chooses or own.get("rounding") != NEAREST else None
 
 
 def chosen_in(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -302,10 +300,10 @@ def _result(search: Search, items: Items, refined: bool) -> Repair:
 def _told(search: Search, result: Repair) -> Repair:
     """The result; a QatWarning where there are too few samples for so small a drop."""
     error = result.standard_error
-    if error is not None and error > result.limit:
+    if error is not None and 2.0 * error > result.limit:
         warnings.warn(
             f"{search.measure.target}: {result.samples:,} samples tell a drop to {amount(error, result.unit)} {result.unit} "
-            "(standard error), so that other samples may lose more; decide on more of them",
+            "(standard error), so that others may well lose more; decide on more of them",
             QatWarning,
             stacklevel=4,
         )

@@ -20,7 +20,7 @@ from qat.data import Split
 from qat.deploy.verify import export_verified
 from qat.errors import QatError
 from qat.files import check_writable
-from qat.registry import suffixed
+from qat.registry import formats, suffixed
 from qat.scripts.common.flags import add_arithmetic_argument, add_backend_arguments
 from qat.scripts.common.printing import print_certificate
 from qat.training.checkpoint import Checkpoint
@@ -102,9 +102,8 @@ def run(args: argparse.Namespace) -> int:
     entries = [entry_of(name) for name in args.names]
     if args.action in ("fetch", "make"):
         if not entries or (args.action == "fetch" and len(entries) > 1):
-            raise QatError(
-                f"qat zoo {args.action}: give {'a name' if entries else 'the name of a network'}; 'qat zoo' lists them"
-            )
+            wanted = "one name, as --out is a file" if entries else "the name of a network"
+            raise QatError(f"qat zoo {args.action}: give {wanted}; 'qat zoo' lists them")
         if args.out is None:
             raise QatError(f"qat zoo {args.action}: needs --out, {'a file' if args.action == 'fetch' else 'a folder'}")
     if args.action == "list":
@@ -182,12 +181,19 @@ def _fetch(args: argparse.Namespace, entry: Entry) -> int:
     if len(widths) > 1:
         raise QatError("--widths: one file has one width; give one")
     suffix = suffixed(path)
-    if suffix is not None and suffix not in FORMATS:
-        raise QatError(f"--out {path}: {suffix} is none of the zoo's formats; use an ending of {', '.join(FORMATS)}")
+    endings = [*(formats()[name].suffix for name in FORMATS), ".ckpt"]
+    if path.suffix not in endings:
+        raise QatError(
+            f"--out {path}: what it is to hold is not known, as its name ends in none of {', '.join(endings)}; use one of these"
+        )
     check_writable(path)
     if is_kept(entry.name) and widths == [WIDTH] and args.arithmetic is None:
         checkpoint, row = load(entry.name), figures_of(entry.name)
     else:
+        kept = (
+            f"only its {WIDTH} comes with the package" if is_kept(entry.name) else "it does not come with the package"
+        )
+        _say(f"{entry.name}: {kept}, so that it is made from its source")
         with tempfile.TemporaryDirectory() as folder:
             order = _order(args, Path(folder), widths, [suffix or FORMATS[-1]])
             row, _ = make(entry, _places(args, Path(folder)), order, _say)

@@ -74,6 +74,8 @@ def check_calibration(args: argparse.Namespace, dataset: Dataset) -> None:
             f"--images {args.images}: {dataset.source} has {len(dataset.train)} training images; use a number from 1 to that"
         )
     check_percentile(args.percentile)
+    if "percentile" in args.given and args.method not in (AUTO, "percentile"):
+        raise QatError("--percentile is of the method of that name; add --method percentile, or leave it out")
     if args.rounding == LEARNED:
         learned_rounding(args)
     elif "rounding_iterations" in args.given:
@@ -112,16 +114,21 @@ def calibrated(args: argparse.Namespace, checkpoint: Checkpoint, dataset: Datase
     )
     record: dict[str, Any] = dict(result.history[0])
     record["calibration"] |= {"seed": args.seed}
-    print_decisions(record["calibration"])
-    if "rounding" in record:
-        title = "learned rounding: squared error of a block's outputs, in % of them squared"
-        print_table(title, *rounded_rows(record["rounding"]))
+    print_calibration(record)
     return replace(
         result,
         history=(record, *checkpoint.history),
         preparation=dataset.preparation or checkpoint.preparation,
         task=checkpoint.task,
     )
+
+
+def print_calibration(record: Mapping[str, Any]) -> None:
+    """What a calibration chose and learned. record: the first one of the checkpoint's history."""
+    print_decisions(record["calibration"])
+    if "rounding" in record:
+        title = "learned rounding: squared error of a block's outputs, in % of them squared"
+        print_table(title, *rounded_rows(record["rounding"]))
 
 
 def rounded_rows(record: Mapping[str, Any]) -> tuple[tuple[str, ...], list[Sequence[str]]]:

@@ -66,6 +66,8 @@ def settle(args: argparse.Namespace, graph: Graph) -> None:
     Raises:
         QatError: for --edge_bits where it has no effect.
     """
+    if args.edge_bits is not None and not 1 <= args.edge_bits <= 16:
+        raise QatError(f"--edge_bits {args.edge_bits}: weights have 1 to 16 bits; use a number of these")
     if "edge_bits" in args.given and (graph.is_quantized or args.quant_config):
         why = f"{args.ckpt_path} is quantized already" if graph.is_quantized else f"{args.quant_config} says all of it"
         raise QatError(f"--edge_bits: says how a float network is quantized, but {why}; leave it out")

@@ -19,7 +19,7 @@ from qat.console import print_table
 from qat.data import Dataset
 from qat.errors import QatError, one_line
 from qat.registry import evaluation_ops, target_names
-from qat.scripts.common.calibration import calibrated, calibration_images, check_calibration
+from qat.scripts.common.calibration import AUTO, calibrated, calibration_images, check_calibration, print_calibration
 from qat.training.checkpoint import Checkpoint
 
 TARGETS = ("target_drop", "target_sqnr")  #: one of which asks for a repair
@@ -96,6 +96,10 @@ def repaired(args: argparse.Namespace, checkpoint: Checkpoint, dataset: Dataset,
     both = max(0, most + args.images - count)
     print(f"deciding on {most:,} training images" + (f", {both:,} of which calibrate too" if both else ""))
     found = _Calibrations(args, checkpoint, dataset)
+    if found.refines:
+        print(
+            'searching with nearest codes and one choice of calibration; "as it is saved": calibrated as the flags say'
+        )
     try:
         result = repair(
             checkpoint,
@@ -116,36 +120,36 @@ def repaired(args: argparse.Namespace, checkpoint: Checkpoint, dataset: Dataset,
     except TargetMissedError as error:
         print_repair(error.best, bops=args.bops_budget is not None)
         raise TargetMissedError(f"--{error}; nothing was written", error.best) from None
+    print_calibration(result.checkpoint.history[0])
     print_repair(result, bops=args.bops_budget is not None)
     return result
 
 
 class _Calibrations:
-    """What ``calibrated`` makes of settings: alike in all that it chooses by itself, and silent but for the first time."""
+    """What ``calibrated`` makes of settings, silently: in the search alike in all that is chosen, and with nearest codes."""
 
     def __init__(self, args: argparse.Namespace, checkpoint: Checkpoint, dataset: Dataset) -> None:
-        self._args, self._checkpoint, self._dataset = argparse.Namespace(**vars(args)), checkpoint, dataset
-        self.refines = getattr(args, "rounding", None) not in (None, NEAREST)
-        self._first = True
+        self._args, self._checkpoint, self._dataset = args, checkpoint, dataset
+        self._alike = argparse.Namespace(**vars(args))
+        self._alike.rounding = NEAREST
+        self._alike.given = {name for name in args.given if not name.startswith("rounding")}
+        chooses = args.method == AUTO or None in (args.equalize, args.bias_correction)
+        self.refines = chooses or args.rounding != NEAREST
 
     def quantize(self, **settings: Any) -> Checkpoint:
-        """For the search: rounded to the nearest code."""
-        quick = argparse.Namespace(**vars(self._args))
-        if self.refines:
-            quick.rounding = NEAREST
-            quick.given = {name for name in quick.given if not name.startswith("rounding")}
-        if not self._first:
-            with contextlib.redirect_stdout(io.StringIO()):
-                return calibrated(quick, self._checkpoint, self._dataset, **settings)
-        self._first = False
-        result = calibrated(quick, self._checkpoint, self._dataset, **settings)
-        for name, value in chosen_in(result).items():
-            setattr(self._args, name, value)
-        return result
+        """For the search."""
+        found = self._calibrated(self._alike, settings)
+        for name, value in chosen_in(found).items():
+            setattr(self._alike, name, value)
+        return found
 
     def refine(self, **settings: Any) -> Checkpoint:
-        """For the result: as all arguments say."""
-        return calibrated(self._args, self._checkpoint, self._dataset, **settings)
+        """For the result: as all arguments say, so that the command repeats it with the same settings."""
+        return self._calibrated(self._args, settings)
+
+    def _calibrated(self, args: argparse.Namespace, settings: dict[str, Any]) -> Checkpoint:
+        with contextlib.redirect_stdout(io.StringIO()):
+            return calibrated(args, self._checkpoint, self._dataset, **settings)
 
 
 def print_repair(found: Repair, *, bops: bool = False) -> None:
