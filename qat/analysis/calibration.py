@@ -222,7 +222,7 @@ class _Work:
         if chosen == MOMENTS and all(found[name] is array for name, array in own.items()):
             warnings.warn(
                 f"{self.quantized.name}: rounding by moments was asked for, but no layer has codes that it could choose, so "
-                "that all keep the nearest ones: use weight quantizers by range or LSQ (docs/calibration.md), or leave rounding out",
+                "that all keep the nearest ones: use weight quantizers by range or LSQ, or leave rounding out",
                 QatWarning,
                 stacklevel=3,
             )
