@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from calibrations import calibrate
 from hypothesis import HealthCheck, given, seed, settings
 from test_zoo import Setup, setups
 
@@ -74,7 +75,7 @@ def outputs(graph: qat.Graph, params: dict[str, Array], images: Any = IMAGES, ph
 
 def error(graph: qat.Graph, params: dict[str, Array], found: dict[str, Array], **options: Any) -> float:
     """Of the integers, relative to the float outputs of params."""
-    quantized = qat.calibrate(graph, found, IMAGES, **options)
+    quantized = calibrate(graph, found, IMAGES, **options)
     (expected,), (y,) = outputs(graph, params), outputs(quantized.graph, quantized.params, phase=0)
     return float(((y - expected) ** 2).sum() / (expected**2).sum())
 
@@ -435,7 +436,7 @@ def test_every_backend_measures_the_same_ranges(backend: str) -> None:
 
 def test_the_integers_of_an_equalized_network_are_equal_everywhere(tmp_path: Any) -> None:
     graph = Bottlenecks().graph()
-    checkpoint = qat.calibrate(graph, uneven(graph, 0), IMAGES, equalize=True, method="mse", bias_correction=True)
+    checkpoint = calibrate(graph, uneven(graph, 0), IMAGES, equalize=True, method="mse", bias_correction=True)
     for target in ("ONNX", "TFLITE"):
         module: Any = qat.target(target)
         certificate = qat.export(checkpoint, tmp_path / f"net{module.SUFFIX}", images=IMAGES)

@@ -140,8 +140,8 @@ def test_quantizers_by_their_names(trained: Path, tmp_path: Path, capsys: pytest
     named = ["--weight_quantizer", "lsq:per_channel=true", "--activation-quantizer", "PACT:initial_alpha=6"]
     assert run(capsys, "train-quant", *given, *named, "--epochs", "1")[0] == 0
     cells = {node.name: node.cell for node in Checkpoint.load(path).graph.nodes}
-    assert cells["fc1"].weight_quantizer == qat.LSQWeightQuantizer(4, per_channel=True, quant_delay=2)
-    expected = qat.PACTActivationQuantizer(6, initial_alpha=6.0, quant_delay=2)
+    assert cells["fc1"].weight_quantizer == qat.LSQWeightQuantizer(4, per_channel=True)
+    expected = qat.PACTActivationQuantizer(6, initial_alpha=6.0)
     assert cells["fc1.fake_quant"].quantizer == expected
     named = ["--activation_quantizer", "LSQActivationQuantizer"]
     assert run(capsys, "calibrate", *given[:-2], "8", *named, *PLAIN_FLAGS)[0] == 0

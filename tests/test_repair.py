@@ -327,7 +327,8 @@ def test_several_outputs() -> None:
     pixels = PIXELS[:, :6]
     outputs = outputs_of(source, pixels, NUMPY_OPS)
     labels = (outputs[0].argmax(axis=1), outputs[1])
-    found = repaired(source, images=pixels, decide_on=qat.Split(pixels, labels), target_drop=2.0, num_bits=(2, 8))
+    with pytest.warns(QatWarning, match="120 samples tell a drop to"):
+        found = repaired(source, images=pixels, decide_on=qat.Split(pixels, labels), target_drop=2.0, num_bits=(2, 8))
     assert found.measure == "kind top-1"
     assert found.drop <= 2.0 < found.drop_before
     assert "size" not in {x.layer for x in found.raised}

@@ -7,7 +7,7 @@ import warnings
 
 import numpy as np
 import pytest
-from calibrations import calibrate
+from calibrations import PLAIN, calibrate
 from frameworks import HERE
 
 import qat
@@ -151,7 +151,7 @@ def test_calibration_conversion_and_training_say_it_and_evaluation_does_not() ->
     params = network.graph().initial_params()
     params["boxes.weight"] *= 500
     with pytest.warns(QatWarning, match=words) as found:
-        checkpoint = calibrate(network, params, IMAGES)
+        checkpoint = qat.calibrate(network, params, IMAGES, **PLAIN)
     assert found[0].filename == __file__
     with pytest.warns(QatWarning, match=words) as found:
         qat.to_integer(checkpoint.graph, checkpoint.params)

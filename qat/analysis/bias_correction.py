@@ -36,11 +36,6 @@ def with_biases(graph: Graph, params: Params) -> tuple[Graph, Params]:
     return replace(graph, nodes=tuple(nodes)), own
 
 
-def lacks_biases(graph: Graph) -> bool:
-    """Whether ``with_biases`` changes a graph."""
-    return any(_lacks_bias(node.cell) for node in graph.nodes)
-
-
 def _lacks_bias(cell: Cell) -> bool:
     return isinstance(cell, LinearCell) and not (cell.has_bias or cell.has_bn)
 

@@ -176,7 +176,7 @@ class _Work:
         self._count = len(as_tuple(images)[0])
         self.wanted = wanted if self._count >= FEWEST else wanted.without_choice()
         self._ops, self._settings, self._given = ops, settings, graph
-        self._splits = self.wanted.open
+        self._splits = self.wanted.undecided
         used, held = held_back(images) if self._splits else (images, some_of(images))
         self._held_count = len(as_tuple(held)[0]) if self._splits else 0
         self._used, self._held = (batches_of(x, graph.input_specs, size, graph.name) for x in (used, held))

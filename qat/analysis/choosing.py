@@ -62,6 +62,7 @@ class Wanted:
     rounding: str | None = None
 
     def __post_init__(self) -> None:
+        check_percentile(self.percentile)
         check_fields(self)
         if self.rounding not in (None, *ROUNDINGS):
             raise QatError(
@@ -72,10 +73,9 @@ class Wanted:
             raise QatError(
                 f"method {self.method!r} is unknown: choose one of {', '.join(METHODS)}, or None to have it chosen"
             )
-        check_percentile(self.percentile)
 
     @property
-    def open(self) -> bool:
+    def undecided(self) -> bool:
         """Whether there is anything to choose."""
         return None in (self.method, self.equalize, self.bias_correction, self.rounding)
 

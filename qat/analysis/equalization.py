@@ -10,6 +10,7 @@ from qat.analysis.ranges import Batches, in_steps
 from qat.cells.fake_quant import FakeQuant
 from qat.errors import QatError
 from qat.graph import Graph, Params
+from qat.passes.apply_masks import apply_masks
 from qat.passes.channel_noise import ChannelRanges
 from qat.passes.equalize_channels import Equalized, equalize_activations, equalize_weights
 from qat.training.forward import IDLE, NodeLoop
@@ -41,6 +42,7 @@ def equalized(graph: Graph, params: Mapping[str, Array], batches: Batches, ops: 
     Raises:
         QatError: where a number of the float network is not finite.
     """
+    params = apply_masks(graph, params)
     count = min(len(batches) // 4, -(-HELD // len(batches[0][0])))
     first = len(batches) - count
     ranges = channel_ranges(graph, params, (batches[i] for i in range(first)), ops)

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from qat import hints
-from qat.analysis.bias_correction import lacks_biases
 from qat.analysis.calibration import calibrate
+from qat.analysis.choosing import NEAREST
 from qat.analysis.rounding import LearnedRounding
 from qat.deploy.interfaces import OwnLayout, TrainingBackend
 from qat.errors import QatError, shortened
@@ -31,6 +31,8 @@ from qat.vocabulary.arrays import as_arrays, check_samples
 from qat.vocabulary.ops import Array
 
 KEPT = 64  #: samples that a prepared model remembers, to verify exported files on
+#: Weights and biases are those of the module, to be trained and put back into it, unless something else is asked for.
+AS_THEY_ARE: dict[str, Any] = {"equalize": False, "rounding": NEAREST, "bias_correction": False}
 OURS = (Network, Graph, Imported, Checkpoint)  #: what is of no framework
 #: What only ``calibrate`` takes of the settings.
 OF_CALIBRATION = {"method", "percentile", "bias_correction", "equalize", "rounding", "batch_size", "ops"}
@@ -104,7 +106,8 @@ def prepare(
         tolerance: As ``qat.import_model`` has it.
         name: Of the network; by default that of its class or file.
         **settings: Those of ``qat.calibrate`` and ``qat.convert_quant_network``, as ``method``, ``num_bits``,
-            ``weight_quantizer``, or ``arithmetic="fixed"`` for processors that compute with integers alone.
+            ``weight_quantizer``, or ``arithmetic="fixed"`` for processors that compute with integers alone. Where ``equalize``,
+            ``rounding`` and ``bias_correction`` are not given, weights and biases stay those of your module.
 
     Returns:
         A ``torch.nn.Module``, ``keras.Model`` or ``mindspore.nn.Cell``. A Keras model takes channels last, as Keras does, the
@@ -146,9 +149,7 @@ def prepare(
         ops = evaluation_ops(chosen.NAME, device_target)
         if isinstance(rounding := settings.get("rounding"), LearnedRounding) and rounding.backend is None:
             settings["rounding"] = replace(rounding, backend=chosen.NAME)
-        # A bias that the module has no place for could not be put back into it, so none is added unasked.
-        given = {"ops": ops} | ({"bias_correction": False} if lacks_biases(graph) else {}) | settings
-        checkpoint = calibrate(graph, imported.params, as_arrays(images), **given)
+        checkpoint = calibrate(graph, imported.params, as_arrays(images), **({"ops": ops} | AS_THEY_ARE | settings))
     holder = holder_of(module)
     own = holder.device_target(module) if holder is not None and device_target is None else device_target
     model = chosen.lower(

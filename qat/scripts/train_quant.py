@@ -66,6 +66,7 @@ def run(args: argparse.Namespace) -> None:
     few_bits.settle(args, checkpoint.graph)
     dataset, span = prepared(args, checkpoint, opened(args, path))
     start = _quantized(args, checkpoint) if checkpoint.graph.is_quantized else _converted(args, checkpoint, span)
+    few_bits.say(args, checkpoint.graph)
     end = train_and_save(args, sparsity.with_pruner(args, start, span), dataset, path, _budget(args, start.graph))
     learned = learned_bits(end.graph, end.params)
     if learned:

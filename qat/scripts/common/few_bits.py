@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def settle(args: argparse.Namespace, graph: Graph) -> None:
-    """Give the arguments of training that were not given the defaults of their number of bits, and say so.
+    """Give the arguments of training that were not given the defaults of their number of bits.
 
     Args:
         args: of train-quant; changed.
@@ -82,7 +82,6 @@ def settle(args: argparse.Namespace, graph: Graph) -> None:
     own_weights = not graph.is_quantized and "weight_quantizer" not in args.given and "symmetric" not in args.given
     if own_weights and args.freeze_oscillations is None and not args.count_oscillations and args.accumulate == 1:
         args.freeze_oscillations = row.freeze
-    _say(args, graph, row)
 
 
 def conditioned(args: argparse.Namespace, checkpoint: Checkpoint) -> tuple[Graph, Params]:
@@ -194,9 +193,11 @@ def _has_batch_norm(graph: Graph) -> bool:
     return any(isinstance(node.cell, LinearCell) and node.cell.has_bn for node in graph.nodes)
 
 
-def _say(args: argparse.Namespace, graph: Graph, row: FewBits) -> None:
-    """One line: what was chosen, and the flags that change it."""
-    words = []
+def say(args: argparse.Namespace, graph: Graph) -> None:
+    """One line where the bits are few: what ``settle`` and ``converting`` chose, and the flags that change it."""
+    row, words = _row(args, graph), []
+    if row is None:
+        return
     if not graph.is_quantized:
         learned = {"weight_quantizer": "weights", "activation_quantizer": "activations"}
         sides = [learned[side] for side in _learned(args) if side in few_bits_settings(graph, args.num_bits)]
