@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from qat.analysis.choosing import MOST_HELD, SHARE
 from qat.analysis.ranges import Batches, in_steps
 from qat.cells.fake_quant import FakeQuant
 from qat.errors import QatError
@@ -19,7 +20,6 @@ from qat.vocabulary.ops import Array, Ops
 from qat.vocabulary.values import Value
 
 MARGIN = 2.0  #: how many times as far as measured a channel of a ReLU6 may reach on other images
-HELD = 64  #: images on which candidates are compared
 ENOUGH = 0.95  #: of the error of a candidate before it has to be left for the next one to be taken
 SMALLEST = 2.0**-100  #: the sum of squares that is divided by
 
@@ -43,7 +43,7 @@ def equalized(graph: Graph, params: Mapping[str, Array], batches: Batches, ops: 
         QatError: where a number of the float network is not finite.
     """
     params = apply_masks(graph, params)
-    count = min(len(batches) // 4, -(-HELD // len(batches[0][0])))
+    count = min(len(batches) // SHARE, -(-MOST_HELD // len(batches[0][0])))
     first = len(batches) - count
     ranges = channel_ranges(graph, params, (batches[i] for i in range(first)), ops)
     held = [batches[i] for i in range(first if count else 0, len(batches))]

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from qat.analysis.choosing import LEARNED, NEAREST, SHARE
 from qat.cells.base import Context
 from qat.cells.chosen_codes import weight_grid, with_codes, with_kept_scale, with_least_error
 from qat.cells.linear import LinearCell
@@ -26,9 +27,7 @@ from qat.vocabulary.ops import Array, Kind, Ops
 from qat.vocabulary.rows import watched
 from qat.vocabulary.values import Value
 
-HELD_BACK = 4  #: one of so many images is not learned from, and decides what is kept
 KEPT_BYTES = 1 << 30  #: that activations may take while they wait; of more images the first ones are taken
-NEAREST, LEARNED = "nearest", "learned"
 MOST = 100  #: images at a time, however small they are
 FEWEST = 4  #: images of a batch, however large they are
 PLACES = 1 << 13  #: of a batch: what so many outputs of a channel ask for is enough for one step
@@ -178,7 +177,7 @@ class _Learning:
         self.size = samples_that_fit(graph.shapes.values(), MOST, 2 * WORKING_BYTES)
         samples = self._samples(as_tuple(images))
         self.count = len(samples[0])
-        self.learned = self.count - -(-self.count // HELD_BACK)
+        self.learned = self.count - -(-self.count // SHARE)
         self.skipped: dict[str, str] = {}  # layer -> why its rounding cannot be learned
         self.floats: dict[str, Array] = {}
         self.quantized: dict[str, _Kept] = {}

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from qat.analysis.candidates import WEIGHTS
+from qat.analysis.choosing import NEAREST
 from qat.analysis.deciding import amount
 from qat.analysis.repair import FEWEST as CHOICES
 from qat.analysis.repair import chosen_in, repair
@@ -26,7 +27,6 @@ TARGETS = ("target_drop", "target_sqnr")  #: one of which asks for a repair
 DECIDE_IMAGES = 1000
 WIDTH = 80  #: characters of a line of the table; names of layers are cut where they would make it longer
 FEWEST = 12  #: characters of such a name
-NEAREST = "nearest"  #: of --rounding: what the search uses, since to learn it takes long
 
 
 def add_repair_arguments(parser: argparse.ArgumentParser) -> None:
