@@ -272,3 +272,11 @@ def test_a_setting_that_does_not_exist_is_refused_by_name() -> None:
         chosen(bias_corection=True)
     with pytest.raises(QatError, match="calibrate has no setting 'num_bit', perhaps num_bits is meant"):
         chosen(num_bit=4)
+
+
+def test_a_percentile_of_another_method_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    graph = LeNet5().graph()
+    Checkpoint(graph, graph.initial_params()).save(tmp_path / "a.ckpt")
+    command = ["calibrate", "--data_path", "digits", "--ckpt_path", str(tmp_path / "a.ckpt"), "--images", "8"]
+    assert main([*command, "--method", "mse", "--percentile", "99"]) == 2
+    assert "--percentile is of the method of that name" in capsys.readouterr().err

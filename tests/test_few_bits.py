@@ -349,3 +349,16 @@ def test_the_benchmark_measures_and_goes_on(lenet: Path, tmp_path: Path, capsys:
     assert "LeNet5 2/2 freeze 0.01 seed 0; 1 epochs of 128 images at 0.01; 64 tested" in first
     assert run_script(script.add_arguments, script.run, script.__doc__, command) == 0
     assert "seed 0; 1 epochs" not in capsys.readouterr().out  # nothing is trained again
+
+
+@pytest.mark.parametrize("bits", [-1, 0, 17])
+def test_edge_bits_that_no_weight_has_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], bits: int
+) -> None:
+    graph = LeNet5().graph()
+    source = tmp_path / "float.ckpt"
+    qat.Checkpoint(graph, graph.initial_params(0)).save(source)
+    asked = ("--num_bits", 2, 2, f"--edge_bits={bits}")
+    status, out, error = run(capsys, "train-quant", "--ckpt_path", source, "--data_path", "digits", *asked)
+    assert (status, out, error.count("\n")) == (2, "", 1)
+    assert f"--edge_bits {bits}: weights have 1 to 16 bits" in error

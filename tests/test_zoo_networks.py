@@ -126,6 +126,8 @@ def test_the_page_has_the_tables_that_the_command_prints(capsys: Output) -> None
         (["fetch", "mnist_cnn", "kws01", "--out", "a"], "give one name"),
         (["fetch", "mnist_cnn", "--out", "a.onnx", "--cores", "m4"], "--cores: is of qat zoo make"),
         (["fetch", "mnist_cnn", "--out", "a.air"], "its name ends in none of"),
+        (["fetch", "mnist_cnn", "--out", "a"], "its name ends in none of .onnx, .tflite, .c, .ckpt"),
+        (["make", "mnist_cnn", "--out", "z", "--data", "nowhere"], "nowhere: is no folder"),
         (["fetch", "kws01", "--out", "a.ckpt", "--widths", "8/8", "4/8"], "one file has one width"),
         (["make", "kws01", "--out", "z", "--data", "nowhere"], "nowhere: is no folder"),
         (["make", "kws01", "--out", "z", "--data", ".", "--models", "."], "kws_ref_model.tflite: is not in ."),

@@ -29,11 +29,19 @@ class Places:
             home are fetched.
         models: where published networks are looked for, before ``data``; likewise.
         store: the folder that is fetched into.
+
+    Raises:
+        QatError: what is no folder, before anything is fetched.
     """
 
     data: Sequence[str | Path] = ()
     models: Sequence[str | Path] = ()
     store: str | Path = "zoo"
+
+    def __post_init__(self) -> None:
+        for folder in (*self.data, *self.models):
+            if not Path(folder).is_dir():
+                raise QatError(f"{folder}: is no folder; give --data and --models folders")
 
     def samples(self, name: str) -> Path:
         """A file of samples that has no public home in this form.
@@ -119,8 +127,6 @@ def _folders(given: Sequence[str | Path]) -> Iterator[Path]:
     """Folders, and the folders in them, two levels deep."""
     for name in given:
         folder = Path(name)
-        if not folder.is_dir():
-            raise QatError(f"{folder}: is no folder; give --data and --models folders")
         yield folder
         for below in ("*/", "*/*/"):
             yield from sorted(path for path in folder.glob(below) if path.is_dir())
