@@ -18,6 +18,7 @@ there dense layers are written as convolutions.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import cast
@@ -251,7 +252,13 @@ def predict_of_others(path: str | Path, numbers: Array) -> Array:
     """
     content, ends = ends_of_others(path)
     taken, given = ends
-    stored = to_hwc(numbers).reshape(len(numbers), *taken.shape)
+    stored = to_hwc(numbers)
+    if stored[0].size != math.prod(taken.shape):
+        raise QatError(
+            f"{path}: takes {' x '.join(map(str, taken.shape))} numbers, and a sample has {stored[0].size}: they do not belong "
+            "together; give the file as it was published"
+        )
+    stored = stored.reshape(len(numbers), *taken.shape)
     if taken.dtype != REAL:
         limits = np.iinfo(taken.dtype)
         codes = np.rint(stored / np.float32(taken.scale)) + taken.zero_point
