@@ -185,7 +185,7 @@ class _Work:
         if self.wanted.bias_correction is not False and not graph.is_quantized:
             self._graph, self._params = with_biases(graph, params)
         self.quantized = convert_quant_network(self._graph, **settings)
-        self._means = float_means(self.quantized) if self.wanted.bias_correction is not False else {}
+        self._means: dict[str, ChannelMean] = {}  # known with the ranges
 
     @cached_property
     def _judge(self) -> Judge:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
-from qat.analysis.bias_correction import ChannelMean, correct_biases, float_means, with_biases
+from qat.analysis.bias_correction import ChannelMean, correct_biases, float_means, watching, with_biases
 from qat.analysis.metrics import total_macs
 from qat.analysis.ranges import Batches, in_steps
 from qat.cells.fake_quant import FakeQuant
@@ -96,11 +96,10 @@ class Recalibration:
         assert self._first is not None
         quantized, (_, params) = self._first.graph, self._prepared
         loop, means = NodeLoop(quantized, self._ops), float_means(quantized)
-        context = loop.load(quantized.params_from(params), IDLE)
+        context, watch = loop.load(quantized.params_from(params), IDLE), watching(self._ops, means)
         for batch in self._batches:
             for node, values in in_steps(loop, context, loop.begin(loop.pixels(batch))):
-                if node.name in means:
-                    means[node.name].add(self._ops, values[node.name])
+                watch(node, values[node.name])
         return means
 
 

@@ -93,6 +93,11 @@ def calibration_images(args: argparse.Namespace, dataset: Dataset) -> Arrays:
     return as_arrays(tuple(x[chosen] for x in as_tuple(dataset.train.images)))
 
 
+def wanted(value: str) -> str | None:
+    """What ``calibrate`` is given for a flag; None where it is to choose."""
+    return None if value == AUTO else value
+
+
 def calibrated(args: argparse.Namespace, checkpoint: Checkpoint, dataset: Dataset, **settings: Any) -> Checkpoint:
     """A float checkpoint quantized as the arguments say. settings: of convert_quant_network."""
     check_calibration(args, dataset)
@@ -100,15 +105,11 @@ def calibrated(args: argparse.Namespace, checkpoint: Checkpoint, dataset: Datase
         checkpoint.graph,
         checkpoint.params,
         calibration_images(args, dataset),
-        method=None if args.method == AUTO else args.method,
+        method=wanted(args.method),
         percentile=args.percentile,
         bias_correction=args.bias_correction,
         equalize=args.equalize,
-        rounding=learned_rounding(args)
-        if args.rounding == LEARNED
-        else None
-        if args.rounding == AUTO
-        else args.rounding,
+        rounding=learned_rounding(args) if args.rounding == LEARNED else wanted(args.rounding),
         ops=evaluation_ops(args.backend, args.device_target),
         **settings,
     )
