@@ -153,7 +153,7 @@ def _bounds(graph: Graph, params: Mapping[str, Array]) -> dict[str, tuple[int, i
     found = {}
     for node in graph.nodes:
         if isinstance(node.cell, FakeQuant) and node.cell.quantizer.uniform:
-            own = {local: params[f"{node.cell_name}.{local}"] for local in node.cell.params()}
+            own = node.own(params)
             grid = node.cell.grid(node.name, own, params)
             found[node.name] = (grid.low, grid.high)
     return found

@@ -52,12 +52,12 @@ def round_by_moments(graph: Graph, params: Mapping[str, Array], batches: Batches
     scales = _input_scales(loop, params, batches, layers)
     for name in scales.keys() & moments.keys():
         node, moment = layers[name], moments[name]
-        own = {local: params[f"{node.cell_name}.{local}"] for local in node.cell.params()}
+        own = node.own(params)
         try:
             chosen = _with_moments(node.cell, own, scales[name], moment)
         except QatError:  # its codes are not ours to choose
             continue
-        found |= {f"{node.cell_name}.{local}": array for local, array in chosen.items()}
+        found |= node.full(chosen)
     return found
 
 

@@ -297,7 +297,7 @@ class _Learning:
                 continue  # a batch normalisation by itself has a weight of 1
             try:
                 scale = self._input_scale(block, node)
-                own = with_kept_scale(cell, self._own(node, self.params), scale)
+                own = with_kept_scale(cell, node.own(self.params), scale)
                 narrow = with_least_error(cell, own, scale)
                 for each in (own, narrow):  # that any choice has its codes is found out before it is learned
                     down = np.floor(weight_grid(cell, each, scale).position)
@@ -306,15 +306,13 @@ class _Learning:
                 self.skipped[node.name] = str(error)
                 continue
             scales[node.name] = scale
-            whole |= self._full(node, own)
-            clipped |= self._full(node, narrow)
+            whole |= node.full(own)
+            clipped |= node.full(narrow)
         if not scales:
             return None
         some = slice(0, min(self.learned, self.count - self.learned))
         nearest = min((whole, clipped), key=lambda params: self._error(block, params, some))
-        layers = [
-            _Layer(node, scales[node.name], self._own(node, nearest)) for node in block.layers if node.name in scales
-        ]
+        layers = [_Layer(node, scales[node.name], node.own(nearest)) for node in block.layers if node.name in scales]
         codes, iterations = self._codes(block, nearest, layers)
         moved = dict(nearest)
         for layer in layers:
@@ -323,7 +321,7 @@ class _Learning:
             except QatError as error:
                 self.skipped[layer.node.name] = str(error)
             else:
-                moved |= self._full(layer.node, chosen)
+                moved |= layer.node.full(chosen)
         candidates = {NEAREST: self.params, f"{NEAREST}, clipped": nearest, LEARNED: moved}
         held = slice(self.learned, self.count)
         errors = {name: self._error(block, params, held) for name, params in candidates.items()}
@@ -345,14 +343,6 @@ class _Learning:
         if not x.codes:
             raise QatError("its input is not quantized")
         return float(self.ops.to_numpy(x.scale, "scalar").reshape(()))
-
-    @staticmethod
-    def _own(node: Node, params: Mapping[str, Array]) -> dict[str, Array]:
-        return {local: params[f"{node.cell_name}.{local}"] for local in node.cell.params()}
-
-    @staticmethod
-    def _full(node: Node, own: Mapping[str, Array]) -> Params:
-        return {f"{node.cell_name}.{local}": array for local, array in own.items()}
 
     def _codes(self, block: Block, params: Params, layers: Sequence[_Layer]) -> tuple[dict[str, Array], int]:
         """Learn which of its two codes each weight gets: by layer, and the number of iterations."""

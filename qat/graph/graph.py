@@ -54,6 +54,14 @@ class Node:
     cell_name: str
     recurs: bool = False
 
+    def own(self, params: Mapping[str, Array]) -> Params:
+        """Its cell's parameters and state by local name, of those of the network by full name."""
+        return {local: params[f"{self.cell_name}.{local}"] for local in self.cell.params()}
+
+    def full(self, own: Mapping[str, Array]) -> Params:
+        """Its cell's parameters by full name."""
+        return {f"{self.cell_name}.{local}": array for local, array in own.items()}
+
     def follower(self, suffix: str, cell: Cell, source: str) -> Node:
         """A node ``<name>.<suffix>`` that belongs to this one; those of the steps of a recurrence have one cell."""
         owner = self.cell_name if self.recurs else self.name

@@ -104,7 +104,7 @@ def block_graph(
         if node.cell_name in in_float:
             cell = replace(cell, weight_quantizer=None)
         elif isinstance(cell, FakeQuant) and not inside.issuperset(cell.shares):
-            own = {local: params[f"{node.cell_name}.{local}"] for local in cell.params()}
+            own = node.own(params)
             grid = cell.grid(node.name, own, params)
             quantizer = ActivationQuantizer(_bits(grid.qmax - grid.qmin), quant_delay=0)
             cell = FakeQuant(quantizer)

@@ -36,11 +36,7 @@ def unlike_ranges(graph: Graph, params: Mapping[str, Array]) -> list[str]:
     2. A part that is 0 everywhere loses nothing, and codes that are signs stay signs on any grid.
     """
     cells = {node.name: node.cell for node in graph.nodes if isinstance(node.cell, FakeQuant)}
-    own = {
-        node.name: {local: params[f"{node.cell_name}.{local}"] for local in node.cell.params()}
-        for node in graph.nodes
-        if node.name in cells
-    }
+    own = {node.name: node.own(params) for node in graph.nodes if node.name in cells}
     if any(cell.quantizer.unseen(own[name]) for name, cell in cells.items()):
         return []  # a learned range begins after its quant_delay
     origins: dict[str, frozenset[str]] = {}  # the fake quantizers whose codes a node gives on
