@@ -72,10 +72,10 @@ def test_each_candidate_is_taken_where_it_errs_least(
             return 1.5 - bias_correction
         return 1.0 if correcting else 0.25 + (tried[id(params)] != (method, equalize))
 
-    def corrected(self: _Work, own: Any) -> Any:
+    def corrected(self: _Work, *given: Any) -> Any:
         nonlocal correcting
         correcting = True
-        return correct(self, own)
+        return correct(self, *given)
 
     correcting = False
     monkeypatch.setattr(Observed, "with_ranges", with_ranges)
@@ -179,6 +179,17 @@ def test_ranges_are_those_of_all_images_whatever_was_held_back() -> None:
     )  # the largest number, in an image that is held back
     found, plain = chosen(images, method="minmax", equalize=False), chosen(images, **PLAIN)
     assert found.params["first.fake_quant.max"] == plain.params["first.fake_quant.max"]
+
+
+@pytest.mark.parametrize("num_bits", [(8, 8), (4, 8)])
+def test_what_was_chosen_gives_the_same_bits_when_it_is_asked_for(num_bits: tuple[int, int]) -> None:
+    """So what is chosen by a part of the images is then done with all of them."""
+    found = chosen(num_bits=num_bits)
+    settings = {name: record_of(found)[name] for name in ("method", "equalize", "rounding", "bias_correction")}
+    again = chosen(num_bits=num_bits, **settings)
+    assert (record_of(found)["held_back"], record_of(again)["held_back"]) == (15, 0)
+    assert found.graph == again.graph
+    assert all(np.array_equal(found.params[name], array) for name, array in again.params.items())
 
 
 def test_few_images_choose_nothing() -> None:

@@ -10,8 +10,6 @@ import inspect
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from functools import cached_property
-from itertools import chain
 from typing import Any
 
 from qat.analysis.bias_correction import ChannelMean, correct_biases, float_means, watching, with_biases
@@ -31,8 +29,8 @@ from qat.analysis.choosing import (
     warn_if_ruined,
 )
 from qat.analysis.equalization import equalized
-from qat.analysis.moment_rounding import round_by_moments
-from qat.analysis.ranges import Observed
+from qat.analysis.moment_rounding import Moments
+from qat.analysis.ranges import Batches, Observed
 from qat.analysis.rounding import LearnedRounding, learn_rounding, rounding_record
 from qat.errors import QatError, QatWarning
 from qat.graph import Graph, Network, Params, as_graph
@@ -67,8 +65,8 @@ def calibrate(
 
     What is None is chosen, by the SQNR that the network's outputs have on images which are held back from the choice, a quarter
     of all and at most 64 (``qat.analysis.choosing``): first ranges and equalization together, then rounding, then bias
-    correction. The final ranges are those of all images. With fewer than 16 images nothing is chosen: ranges are then "minmax",
-    without the others.
+    correction. What was chosen is then done with all images, apart from equalization. With fewer than 16 images nothing is
+    chosen: ranges are then "minmax", without the others.
 
     The numbers are those of the float network. A fake quantizer after a ReLU keeps only the upper end of its range, and
     fake quantizers that share a grid take the union of their ranges; a QatWarning says where a Concat thereby leaves few codes
@@ -136,19 +134,40 @@ def calibrate(
     batches_of(images, graph.input_specs, size, graph.name)
     graph.check_params(params)
     ops = evaluation_ops() if ops is None else ops
-    work = _Work(graph, dict(params), images, size, wanted, ops, settings)
-    own = work.with_ranges()  # of equalized channels, where they are better
+    given = graph, dict(params), ops, settings
+    count, held_count, decisions = len(as_tuple(images)[0]), 0, list[Decision]()
+    if wanted.undecided and count >= FEWEST:
+        used, held = (batches_of(x, graph.input_specs, size, graph.name) for x in held_back(images))
+        held_count = sum(len(batch[0]) for batch in held)
+        wanted = _Choice(_Work(*given, used, wanted), held, decisions).made()
+    wanted = wanted.without_choice()
+    assert wanted.method is not None
+    work = _Work(*given, batches_of(images, graph.input_specs, size, graph.name), wanted)
+    observed, means = work.observed(bool(wanted.equalize))
+    own = observed.with_ranges(wanted.method, wanted.percentile)
+    if method not in (None, "minmax"):
+        some = batches_of(some_of(images), graph.input_specs, size, graph.name)
+        warn_if_ruined(work.judge(some), method, own, observed.with_ranges("minmax", wanted.percentile))
     learned: dict[str, Any] = {}
     if learning is not None:
         own, rounded = learn_rounding(work.quantized, own, images, learning, ops)
         learned = rounding_record(learning, rounded)
-    else:
-        own = work.rounded(own)
-    own = work.corrected(own)
-    quantized, own = work.deployed(own)
+    elif wanted.rounding == MOMENTS:
+        nearest, own = own, work.moments(own).rounded(own)
+        if rounding == MOMENTS and all(own[name] is array for name, array in nearest.items()):
+            warnings.warn(
+                f"{work.quantized.name}: rounding by moments was asked for, but no layer has codes that it could choose, so "
+                "that all keep the nearest ones: use weight quantizers by range or LSQ, or leave rounding out",
+                QatWarning,
+                stacklevel=2,
+            )
+    if wanted.bias_correction:
+        own = work.corrected(own, means)
+    quantized = work.quantized
     warn_of_unlike_ranges(quantized, own)
     warn_of_unreached_numbers(quantized, own)
-    return Checkpoint(quantized, own, history=({"calibration": work.record()} | learned,))
+    record = {"images": count, "held_back": held_count, **asdict(wanted), "decisions": list(map(asdict, decisions))}
+    return Checkpoint(quantized, own, history=({"calibration": record} | learned,))
 
 
 SETTINGS = inspect.signature(convert_quant_network).parameters.keys() - {"network"}
@@ -156,46 +175,71 @@ OWN = inspect.signature(calibrate).parameters.keys() - {"network", "params", "im
 
 
 class _Work:
-    """A calibration, step by step. What is chosen becomes a part of ``wanted``.
+    """A network that is calibrated on some images.
 
     Attributes:
         quantized: the quantized graph; where biases may be corrected, each cell that had none has one of 0.
-        wanted: the settings, those that were chosen among them.
+        wanted: the settings.
+        ops: the vocabulary that computes.
     """
 
     def __init__(
-        self,
-        graph: Graph,
-        params: Params,
-        images: Arrays,
-        size: int,
-        wanted: Wanted,
-        ops: Ops,
-        settings: Mapping[str, Any],
+        self, graph: Graph, params: Params, ops: Ops, settings: Mapping[str, Any], batches: Batches, wanted: Wanted
     ) -> None:
-        self._count = len(as_tuple(images)[0])
-        self.wanted = wanted if self._count >= FEWEST else wanted.without_choice()
-        self._ops, self._settings, self._given = ops, settings, graph
-        self._splits = self.wanted.undecided
-        used, held = held_back(images) if self._splits else (images, some_of(images))
-        self._held_count = len(as_tuple(held)[0]) if self._splits else 0
-        self._used, self._held = (batches_of(x, graph.input_specs, size, graph.name) for x in (used, held))
-        self._decisions: list[Decision] = []
-        self._graph, self._params = graph, params
-        if self.wanted.bias_correction is not False and not graph.is_quantized:
-            self._graph, self._params = with_biases(graph, params)
-        self.quantized = convert_quant_network(self._graph, **settings)
-        self._means: dict[str, ChannelMean] = {}  # known with the ranges
+        self.wanted, self.ops, self._batches = wanted, ops, batches
+        if wanted.bias_correction is not False and not graph.is_quantized:
+            graph, params = with_biases(graph, params)
+        self.quantized = convert_quant_network(graph, **settings)
+        self._float = self.quantized.params_from(params)
 
-    @cached_property
-    def _judge(self) -> Judge:
-        return Judge(self.quantized, self.quantized.params_from(self._params), self._held, self._ops)
+    def judge(self, batches: Batches) -> Judge:
+        """Of these images."""
+        return Judge(self.quantized, self._float, batches, self.ops)
 
-    def with_ranges(self) -> Params:
+    def observed(self, equalize: bool) -> tuple[Observed, dict[str, ChannelMean]]:
+        """The float network on the images, equalized or not, and the means that biases are corrected by."""
+        own = self._float
+        if equalize:
+            own = equalized(self.quantized, own, self._batches, self.ops)
+        observed = Observed(self.quantized, own, self.wanted.method != "minmax")
+        means = float_means(self.quantized) if self.wanted.bias_correction is not False else {}
+        observed.add(self.ops, self._batches, watching(self.ops, means))
+        return observed, means
+
+    def moments(self, own: Params) -> Moments:
+        """Of what layers take; own: parameters that were observed."""
+        return Moments(self.quantized, own, self._batches, self.ops)
+
+    def corrected(self, own: Params, means: Mapping[str, ChannelMean]) -> Params:
+        """Biases corrected; means: those that were observed."""
+        return correct_biases(self.quantized, own, self._batches, means, self.ops)
+
+
+class _Choice:
+    """What is open among the settings, chosen step by step by the error on images that are held back.
+
+    Args:
+        work: on the other images.
+        held: the images that are held back.
+        decisions: is given what was chosen.
+    """
+
+    def __init__(self, work: _Work, held: Batches, decisions: list[Decision]) -> None:
+        self._work, self._judge, self._decisions, self._wanted = work, work.judge(held), decisions, work.wanted
+
+    def made(self) -> Wanted:
+        """The settings, none of them open."""
+        own, means = self._with_ranges()
+        own = self._rounded(own)
+        if self._wanted.bias_correction is None:
+            self._choose("bias_correction", {False: own, True: self._work.corrected(own, means)})
+        return self._wanted
+
+    def _with_ranges(self) -> tuple[Params, dict[str, ChannelMean]]:
         """Channels equalized or not, and ranges: the best pair of both."""
-        wanted = self.wanted
+        wanted = self._wanted
         either, methods = options(wanted.equalize, (False, True)), options(wanted.method, CANDIDATES)
-        seen = {each: self._observed(each) for each in either}
+        seen = {each: self._work.observed(each) for each in either}
         tried = {(e, m): seen[e][0].with_ranges(m, wanted.percentile) for e in either for m in methods}
         errors = {key: self._judge.error(own) for key, own in tried.items()} if len(tried) > 1 else {}
         equalize, method = best(errors) if errors else next(iter(tried))
@@ -203,74 +247,23 @@ class _Work:
             self._decide("method", {m: errors[equalize, m] for m in methods}, method)
         if wanted.equalize is None:
             self._decide("equalize", {e: min(errors[e, m] for m in methods) for e in either}, equalize)
-        observed, self._means = seen[equalize]
-        if self._splits:  # final ranges are those of all images, as are corrections that nobody has to choose
-            observed.add(self._ops, self._held, watching(self._ops, self._means if wanted.bias_correction else {}))
-        own = observed.with_ranges(method, wanted.percentile)
-        if wanted.method not in (None, "minmax"):
-            warn_if_ruined(self._judge, method, own, observed.with_ranges("minmax", wanted.percentile))
-        self.wanted = replace(wanted, method=method, equalize=equalize)
-        return own
+        return tried[equalize, method], seen[equalize][1]
 
-    def _observed(self, equalize: bool) -> tuple[Observed, dict[str, ChannelMean]]:
-        """The float network on the images that are used, and the means that biases are corrected by."""
-        own = self.quantized.params_from(self._params)
-        if equalize:
-            own = equalized(self.quantized, own, self._used, self._ops)
-        observed = Observed(self.quantized, own, self.wanted.method != "minmax")
-        means = float_means(self.quantized) if self.wanted.bias_correction is not False else {}
-        observed.add(self._ops, self._used, watching(self._ops, means))
-        return observed, means
-
-    def rounded(self, own: Params) -> Params:
-        """Codes of weights chosen by moments, where that was asked for or makes the outputs err less."""
-        chosen = self.wanted.rounding
-        if chosen == NEAREST:
+    def _rounded(self, own: Params) -> Params:
+        """Codes of weights by moments or nearest ones; learned ones, which take long, are stood in for by moments."""
+        if self._wanted.rounding == NEAREST:
             return own
-        found = round_by_moments(self.quantized, own, self._used, self._ops)
-        if chosen == MOMENTS and all(found[name] is array for name, array in own.items()):
-            warnings.warn(
-                f"{self.quantized.name}: rounding by moments was asked for, but no layer has codes that it could choose, so "
-                "that all keep the nearest ones: use weight quantizers by range or LSQ, or leave rounding out",
-                QatWarning,
-                stacklevel=3,
-            )
-        if chosen is None:
-            errors = {each: self._judge.error(params) for each, params in ((NEAREST, own), (MOMENTS, found))}
-            chosen = best(errors)
-            self._decide("rounding", errors, chosen)
-            self.wanted = replace(self.wanted, rounding=chosen)
-        return found if chosen == MOMENTS else own
+        found = self._work.moments(own).rounded(own)
+        if self._wanted.rounding is None:
+            return self._choose("rounding", {NEAREST: own, MOMENTS: found})
+        return found
 
-    def corrected(self, own: Params) -> Params:
-        """Biases corrected, where that was asked for or makes the outputs err less."""
-        chosen = self.wanted.bias_correction
-        if chosen is False:
-            return own
-        batches = chain(self._used, self._held) if chosen and self._splits else self._used
-        found = correct_biases(self.quantized, own, batches, self._means, self._ops)
-        if chosen is None:
-            errors = {each: self._judge.error(params) for each, params in ((False, own), (True, found))}
-            chosen = best(errors)
-            self._decide("bias_correction", errors, chosen)
-            self.wanted = replace(self.wanted, bias_correction=chosen)
-        return found if chosen else own
+    def _choose(self, setting: str, candidates: Mapping[Any, Params]) -> Params:
+        """The candidate with the smallest error."""
+        errors = {value: self._judge.error(params) for value, params in candidates.items()}
+        self._decide(setting, errors, best(errors))
+        return candidates[best(errors)]
 
-    def _decide(self, setting: str, errors: Mapping[Any, float], chosen: str | bool) -> None:
+    def _decide(self, setting: str, errors: Mapping[Any, float], chosen: Any) -> None:
         self._decisions.append(Decision.of(setting, errors, chosen))
-
-    def deployed(self, own: Params) -> tuple[Graph, Params]:
-        """The quantized graph, without biases that took no correction, and its parameters."""
-        if self.wanted.bias_correction or self._graph is self._given:
-            return self.quantized, own
-        quantized = convert_quant_network(self._given, **self._settings)
-        return quantized, {name: own[name] for name in quantized.params}
-
-    def record(self) -> dict[str, Any]:
-        """For a checkpoint's history: the settings, on how many images, and by what they were chosen."""
-        return {
-            "images": self._count,
-            "held_back": self._held_count,
-            **asdict(self.wanted),
-            "decisions": [asdict(each) for each in self._decisions],
-        }
+        self._wanted = replace(self._wanted, **{setting: chosen})

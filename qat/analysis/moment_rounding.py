@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from qat.analysis.ranges import Batches, in_steps
-from qat.cells.chosen_codes import weight_grid, with_codes, with_kept_scale
+from qat.cells.chosen_codes import weight_grid, with_codes, with_kept_scale, with_least_error
 from qat.cells.linear import LinearCell
 from qat.errors import QatError
 from qat.graph import Graph, Node, Params
@@ -23,14 +23,16 @@ MOST_IMAGES = 128  #: that moments are found on
 PLACES = 1 << 8  #: of an image
 
 
-def round_by_moments(graph: Graph, params: Mapping[str, Array], batches: Batches, ops: Ops) -> Params:
-    """Choose the codes of weights so that what layers give changes least, by the second moments of what they take.
+class Moments:
+    """What layers take in the float network, by its second moments, and weights rounded by them.
 
     Nearest codes have the smallest error of the weights, but not of the outputs: inputs go together, most of all neighbouring
     pixels, and then errors of weights add up. With H the mean of x x^T over images and places in the float network, weights are
     rounded one after another, and those that follow change by -(w_j - q_j) / U_jj U_j, U the upper triangular matrix with
-    U^T U = H^-1 (Frantar et al., arXiv 2210.17323, equations 2 and 3 and section 3.3). Then the float weight is moved to the
-    middle of its code (``qat.cells.chosen_codes``). Scales stay.
+    U^T U = H^-1 (Frantar et al., arXiv 2210.17323, equations 2 and 3 and section 3.3). Each scale is that of the whole range
+    of its weights or that which leaves them the smallest squared error, whichever changes what the layer gives less:
+    e H e^T, e the error of an output's weights. Then the float weight is moved to the middle of its code
+    (``qat.cells.chosen_codes``).
 
     Left alone are layers whose codes are not the nearest multiples of a scale, that are used more than once, that have more
     than 4,096 inputs an output, or whose input is not quantized, and cells that do not say what their outputs are sums of
@@ -38,27 +40,64 @@ def round_by_moments(graph: Graph, params: Mapping[str, Array], batches: Batches
 
     Args:
         graph: quantized.
-        params: of it, ranges known; the weights are those of the float network.
+        params: of it, whose weights are those of the float network.
         batches: of what the network takes; the first 128 images are used.
         ops: the vocabulary that computes.
-
-    Returns:
-        The parameters, weights moved.
     """
-    loop, found = NodeLoop(graph, ops), dict(params)
-    uses = [node.cell_name for node in graph.nodes]
-    layers = {node.name: node for node in graph.nodes if _may_choose(node) and uses.count(node.cell_name) == 1}
-    moments = _moments(loop, params, batches, layers)
-    scales = _input_scales(loop, params, batches, layers)
-    for name in scales.keys() & moments.keys():
-        node, moment = layers[name], moments[name]
-        own = node.own(params)
-        try:
-            chosen = _with_moments(node.cell, own, scales[name], moment)
-        except QatError:  # its codes are not ours to choose
-            continue
-        found |= node.full(chosen)
-    return found
+
+    def __init__(self, graph: Graph, params: Mapping[str, Array], batches: Batches, ops: Ops) -> None:
+        self._loop = NodeLoop(graph, ops)
+        uses = [node.cell_name for node in graph.nodes]
+        self._layers = {
+            node.name: node for node in graph.nodes if _may_choose(node) and uses.count(node.cell_name) == 1
+        }
+        self._one = tuple(x[:1] for x in next(iter(batches)))
+        self._found: dict[str, Moment] = {}
+        self._add(params, batches)
+
+    def _add(self, params: Mapping[str, Array], batches: Batches) -> None:
+        loop, seen = self._loop, 0
+        context = loop.load(params, IDLE)
+        for batch in batches:
+            taken = tuple(x[: MOST_IMAGES - seen] for x in batch)
+            if not len(taken[0]):
+                break
+            seen += len(taken[0])
+            for node, values in in_steps(loop, context, loop.begin(loop.pixels(taken))):
+                if node.name in self._layers:
+                    (name,), cell = node.inputs, self._layers[node.name].cell
+                    assert isinstance(cell, LinearCell)
+                    x = loop.ops.to_numpy(values[name].real(loop.ops), "activation")
+                    rows = cell.input_rows(x, loop.graph.shapes[name], PLACES)
+                    if rows is not None and rows.shape[2] <= MOST_INPUTS:
+                        self._found.setdefault(node.name, Moment()).add(rows)
+
+    def rounded(self, params: Mapping[str, Array]) -> Params:
+        """Parameters with ranges, their weights moved to the middle of the chosen codes.
+
+        Args:
+            params: as ``Moments`` has them, ranges known.
+        """
+        found = dict(params)
+        scales = self._input_scales(params)
+        for name in scales.keys() & self._found.keys():
+            node = self._layers[name]
+            try:
+                chosen = with_moments(node.cell, node.own(params), scales[name], self._found[name])
+            except QatError:  # its codes are not ours to choose
+                continue
+            found |= node.full(chosen)
+        return found
+
+    def _input_scales(self, params: Mapping[str, Array]) -> dict[str, float]:
+        """Of the codes that each layer takes; layers that take none are left out."""
+        loop, found = self._loop, {}
+        context = loop.load(params, max(loop.graph.phase_starts))
+        for node, values in in_steps(loop, context, loop.begin(loop.pixels(self._one))):
+            if node.name in self._layers and values[node.inputs[0]].codes:
+                scale: Any = values[node.inputs[0]].scale
+                found[node.name] = float(loop.ops.to_numpy(scale, "scalar").reshape(()))
+        return found
 
 
 def compensated_codes(
@@ -106,7 +145,7 @@ def compensated_codes(
 
 
 @dataclass
-class _Moment:
+class Moment:
     """The sum of x x^T of each group over so many rows."""
 
     total: Array | float = 0.0
@@ -122,50 +161,46 @@ def _may_choose(node: Node) -> bool:
     return isinstance(cell, LinearCell) and cell.weight_quantizer is not None and "weight" in cell.float_params()
 
 
-def _moments(
-    loop: NodeLoop, params: Mapping[str, Array], batches: Batches, layers: Mapping[str, Node]
-) -> dict[str, _Moment]:
-    """Of each layer that says what its outputs are sums of."""
-    found: dict[str, _Moment] = {}
-    context, seen = loop.load(params, IDLE), 0
-    for batch in batches:
-        taken = tuple(x[: MOST_IMAGES - seen] for x in batch)
-        for node, values in in_steps(loop, context, loop.begin(loop.pixels(taken))):
-            if node.name in layers:
-                (name,), cell = node.inputs, layers[node.name].cell
-                assert isinstance(cell, LinearCell)
-                x = loop.ops.to_numpy(values[name].real(loop.ops), "activation")
-                rows = cell.input_rows(x, loop.graph.shapes[name], PLACES)
-                if rows is not None and rows.shape[2] <= MOST_INPUTS:
-                    found.setdefault(node.name, _Moment()).add(rows)
-        seen += len(taken[0])
-        if seen >= MOST_IMAGES:
-            break
-    return found
+def with_moments(cell: Any, own: Mapping[str, Array], scale: float, moment: Moment) -> dict[str, Array]:
+    """A layer's parameters with codes that are chosen as ``Moments`` says.
+
+    Args:
+        cell: of a quantized graph.
+        own: its parameters and state, canonical, by local name.
+        scale: of the codes of its input.
+        moment: of its input.
+
+    Raises:
+        QatError: its codes are not ours to choose.
+    """
+    whole = with_kept_scale(cell, own, scale)
+    narrow = with_least_error(cell, whole, scale)
+    codes, errors = _compensated(cell, whole, own["weight"], scale, moment)
+    if any(not np.array_equal(narrow[name], whole[name]) for name in whole):
+        other, less = _compensated(cell, narrow, own["weight"], scale, moment)
+        better = less < errors
+        if not cell.weight_quantizer.per_channel:  # one scale for all
+            better = np.full(errors.shape, less.sum() < errors.sum())
+        codes = np.where(_of_outputs(better, codes), other, codes)
+        whole = {name: np.where(_of_outputs(better, array), narrow[name], array) for name, array in whole.items()}
+    return with_codes(cell, whole, scale, codes)
 
 
-def _input_scales(
-    loop: NodeLoop, params: Mapping[str, Array], batches: Batches, layers: Mapping[str, Node]
-) -> dict[str, float]:
-    """Of the codes that each layer takes; layers that take none are left out."""
-    found = {}
-    context = loop.load(params, max(loop.graph.phase_starts))
-    one = tuple(x[:1] for x in next(iter(batches)))
-    for node, values in in_steps(loop, context, loop.begin(loop.pixels(one))):
-        if node.name in layers and values[node.inputs[0]].codes:
-            scale: Any = values[node.inputs[0]].scale
-            found[node.name] = float(loop.ops.to_numpy(scale, "scalar").reshape(()))
-    return found
-
-
-def _with_moments(cell: Any, own: dict[str, Array], scale: float, moment: _Moment) -> dict[str, Array]:
-    """A layer's parameters with chosen codes. Raises QatError where they cannot be chosen."""
-    own = with_kept_scale(cell, own, scale)
+def _compensated(cell: Any, own: dict[str, Array], weight: Array, scale: float, moment: Moment) -> tuple[Array, Array]:
+    """Codes for a weight, on the grid of ``own``, and of each output the mean square of what they change it by, in float64."""
     grid = weight_grid(cell, own, scale)
     groups, inputs = np.shape(moment.total)[:2]
-    position, free, fixed, first, last = (
-        np.reshape(x, (groups, -1, inputs)) for x in (grid.position, grid.free, grid.codes, grid.first, grid.last)
+    wanted = np.divide(weight, grid.step, out=np.zeros(weight.shape), where=grid.step != 0.0)
+    position, free, fixed, first, last, step = (
+        np.reshape(x, (groups, -1, inputs)) for x in (wanted, grid.free, grid.codes, grid.first, grid.last, grid.step)
     )
     damping = DAMPING * (1.0 + inputs / moment.rows)
-    codes = compensated_codes(position, free, fixed, first, last, np.asarray(moment.total) / moment.rows, damping)
-    return with_codes(cell, own, scale, codes.reshape(grid.codes.shape))
+    mean = np.asarray(moment.total) / moment.rows
+    codes = compensated_codes(position, free, fixed, first, last, mean, damping)
+    off = (position - codes) * step
+    return codes.reshape(grid.codes.shape), ((off @ mean) * off).sum(axis=2).reshape(-1)
+
+
+def _of_outputs(chosen: Array, array: Array) -> Array:
+    """One truth for each output, shaped to go with an array of as many rows; of another array the same for all."""
+    return chosen.reshape(-1, *(1,) * (array.ndim - 1)) if len(array) == len(chosen) else chosen[:1]
