@@ -170,6 +170,13 @@ def test_every_quantizer_has_its_place_in_the_docs() -> None:
     assert known - set(re.findall(r"\w+", text)) == set()
 
 
+def test_every_benchmark_has_its_place_in_the_docs() -> None:
+    text = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    files = [*(ROOT / "benchmarks").glob("*.py")]
+    scripts = {file.name for file in files if "__main__" in file.read_text(encoding="utf-8")}
+    assert set(re.findall(r"benchmarks/(\w+\.py)", text)) == scripts
+
+
 def test_every_file_format_has_its_place_in_the_docs() -> None:
     text = (ROOT / "docs" / "formats.md").read_text(encoding="utf-8")
     rows = [line for line in text.splitlines() if line.startswith("| `")]

@@ -123,6 +123,38 @@ def test_a_dead_link_or_anchor_is_an_error(tmp_path: Path) -> None:
     assert "none" in done.stderr
 
 
+@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "concepts").glob("*.md")), ids=lambda page: page.stem)
+def test_the_code_of_the_concepts_gives_what_it_says(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each print has its output in a comment behind it, up to spaces and to what a colon or a semicolon explains."""
+    for code in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+        exec(compile(code, page.name, "exec"), {"__name__": page.stem})
+        printed = capsys.readouterr().out.splitlines()
+        said = re.findall(r"^print\(.*\)  # ([^:;]*)", code, re.MULTILINE)
+        assert said
+        if not said[0].startswith("behind"):
+            assert [line.split() for line in printed] == [line.split() for line in said]
+
+
+def test_the_pictures_of_the_concepts_are_those_of_their_script(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Drawn anew they say the same; digits of coordinates may differ between releases of matplotlib."""
+    pytest.importorskip("matplotlib")
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "concepts"))
+    import pictures
+
+    monkeypatch.setattr(pictures, "HERE", tmp_path)
+    pictures.main()
+    kept = {path.name: path for path in (ROOT / "docs" / "concepts").glob("*.svg")}
+    assert {path.name for path in tmp_path.glob("*.svg")} == set(kept)
+    for name, path in kept.items():
+        words = [
+            re.findall(r"<text[^>]*>([^<]*)<", each.read_text(encoding="utf-8")) for each in (path, tmp_path / name)
+        ]
+        assert words[0] == words[1] != [], name
+        assert path.stat().st_size < 40_000
+
+
 def test_the_side_bar_follows_the_lists_of_the_index() -> None:
     from pages import listed
 

@@ -47,9 +47,9 @@ SUBJECTS = (
     ),
     Subject(
         "calibration",
-        "Calibration and diagnosis",
+        "Calibration, diagnosis, reports",
         "Quantization without training, where accuracy goes, repair, and what a network costs.",
-        ("qat.analysis",),
+        ("qat.analysis", "qat.reporting"),
     ),
     Subject(
         "deployment",
