@@ -213,19 +213,27 @@ def public_name(app: Sphinx, env: BuildEnvironment, node: pending_xref, content:
     return None
 
 
-def escape_signs(app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
-    """Docstrings write |x| for an absolute value and a * b for a product; reStructuredText would take both for markup."""
+def as_written(app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
+    """Docstrings write |x| for an absolute value and a * b for a product; reStructuredText would take both for markup. The
+    pages that they name become links.
+    """
     example = False
     for number, line in enumerate(lines):
         example = line.lstrip().startswith(">>>") or (example and bool(line.strip()))
         if not example:
-            lines[number] = re.sub(r"(``.*?``)|([|*])", lambda found: found[1] or "\\" + found[2], line)
+            text = re.sub(r"(``.*?``)|([|*])", lambda found: found[1] or "\\" + found[2], line)
+            lines[number] = re.sub(r"(``.*?``)|(?<![\w/`])(docs/[\w/]+)\.md\b", _page, text)
+
+
+def _page(found: re.Match[str]) -> str:
+    """The link in place of a page's path; what is code stays as it is."""
+    return found[1] or f":doc:`{found[2]}.md </{found[2]}>`"
 
 
 def setup(app: Sphinx) -> ExtensionMetadata:
     """Called by Sphinx."""
     app.add_config_value("generated_pages", ["commands/index", "api/index"], "env")
     app.connect("builder-inited", write)
-    app.connect("autodoc-process-docstring", escape_signs, priority=400)  # before napoleon
+    app.connect("autodoc-process-docstring", as_written, priority=400)  # before napoleon
     app.connect("missing-reference", public_name)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

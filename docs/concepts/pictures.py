@@ -183,7 +183,12 @@ def folding() -> None:
         ),
         (
             "folded",
-            [("w · gamma / sigma", GREEN), ("quantize it", ORANGE), ("convolution", BLUE), ("ReLU, quantize", ORANGE)],
+            [
+                ("w times\ngamma / sigma", GREEN),
+                ("quantize it", ORANGE),
+                ("convolution", BLUE),
+                ("ReLU, quantize", ORANGE),
+            ],
         ),
         (
             "deployed",
@@ -210,7 +215,7 @@ def channels() -> None:
             largest = np.abs(values).max(1)
             fewest = int(np.rint(largest.min() / (largest.max() / 127)))
             axes.bar(range(16), largest, color=[ORANGE if x == largest.min() else BLUE for x in largest], alpha=0.7)
-            axes.set_title(f"largest {what} of each output channel", fontsize=11)
+            axes.set_title(f"{what}: largest of each channel", fontsize=11)
             axes.set_xticks([])
             axes.set_xlabel(f"the smallest reaches code {fewest} of 127")
 
@@ -220,7 +225,7 @@ def requantization() -> None:
     with picture("requantization.svg", 8.8, 2.5) as axes:
         bare(axes, 9.8, 2.5)
         parts = [
-            ("codes x\nuint8", INK), ("Σ (x - z) w + b\nint32", BLUE), ("* m\nfloat32", ORANGE),
+            ("codes x\nuint8", INK), ("Σ (x - z) w + b\nint32", BLUE), ("times m\nfloat32", ORANGE),
             ("round, clip", ORANGE), ("codes y\nuint8", INK),
         ]  # fmt: skip
         chain(axes, 1.55, parts, step=1.95)
