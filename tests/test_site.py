@@ -100,6 +100,13 @@ def test_names_and_commands_in_code_style_lead_to_the_reference(site: Path) -> N
     assert 'href="reference/commands/train-quant.html' in (site / "docs" / "commands.html").read_text(encoding="utf-8")
 
 
+def test_a_link_to_a_folder_that_is_no_page_is_plain_text(site: Path) -> None:
+    page = site / "docs" / "benchmarks.html"
+    assert "The scripts are in benchmarks/ and run" in " ".join(
+        re.sub("<[^>]*>", "", page.read_text(encoding="utf-8")).split()
+    )
+
+
 def test_the_search_knows_the_pages(site: Path) -> None:
     index = (site / "searchindex.js").read_text(encoding="utf-8")
     assert all(word in index for word in ("requantiz", "train-quant", "certif"))

@@ -2,6 +2,7 @@
 
 - the side bar follows the lists in ``README.md`` of docs/ and of the folders below it, each written once, as a list of links;
 - a link to a picture or an HTML report opens it, where Sphinx would offer it as a download;
+- a link to a folder, which a Git host lists, leads to its README.md or is plain text;
 - ``qat.name`` and ``qat command`` in code style lead to their reference;
 - ``index.html`` leads to the first page.
 """
@@ -55,6 +56,25 @@ def open_files(app: Sphinx, doctree: nodes.document, docname: str) -> None:
             node.replace_self(nodes.reference("", "", *node.children, internal=False, refuri=uri))
 
 
+class LinkedFolders(SphinxPostTransform):
+    """A link to a folder leads to its README.md where that is a page; the site has no other pages of folders."""
+
+    default_priority = 4  # before MyST looks for a target of that name
+
+    def run(self, **kwargs: object) -> None:
+        for node in list(self.document.findall(pending_xref)):
+            if node.get("reftype") != "myst" or node.get("refdomain"):
+                continue
+            path = (Path(self.env.doc2path(self.env.docname)).parent / node["reftarget"]).resolve()
+            if not path.is_dir():
+                continue
+            readme = (path / "README.md").relative_to(self.env.srcdir).with_suffix("").as_posix()
+            if readme in self.env.all_docs:
+                node.update({"refdomain": "doc", "reftarget": readme, "reftargetid": None})
+            else:
+                node.replace_self(node.children)
+
+
 class LinkedNames(SphinxPostTransform):
     """Links from names in code style to what the reference says of them; a name that is not there stays as it is."""
 
@@ -98,5 +118,6 @@ def setup(app: Sphinx) -> ExtensionMetadata:
     app.connect("source-read", add_toctrees)
     app.connect("doctree-resolved", open_files)
     app.connect("build-finished", write_index)
+    app.add_post_transform(LinkedFolders)
     app.add_post_transform(LinkedNames)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
