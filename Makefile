@@ -1,10 +1,12 @@
 # make demo   the whole path on real digits (DATA=<MNIST folder> for MNIST)
 # make test   every check: style, types, layering, tests
 # make test-all  make test, then the long sweeps: tests marked "sweep", 11,000 damaged files among them
+# make docs   the pages of docs/ as a site, with each command's options and the API: build/site/index.html (no network needed to build)
+# make docs-links  whether the addresses of other sites in these pages are there
 # make extras each pip extra, and the backend of examples/jax_backend, alone in an environment of its own (EXTRAS="torch keras");
 #             torch's is installed from the source distribution, and runs the demo outside the checkout
 #
-# They set up what they need first, in VENV: make demo PyTorch and ONNX, make test every framework. CPU=1 takes PyTorch's
+# They set up what they need first, in VENV: make demo PyTorch and ONNX, make test every framework, make docs Sphinx (in VENV-docs). CPU=1 takes PyTorch's
 # CPU build from PyTorch's own index, which spares Linux users gigabytes of CUDA; leave it out where torch is installed
 # already or where your index serves the CPU build.
 
@@ -15,10 +17,12 @@ CPU ?=
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO_READY := $(VENV)/.demo-ready
+DOCS_READY := $(VENV)-docs/.ready
+SPHINX = $(VENV)-docs/bin/python -m sphinx -c docs -W --keep-going -j 2 .
 
 EXTRAS ?= torch keras mindspore onnx tflite jax
 
-.PHONY: setup demo test test-all check extras clean
+.PHONY: setup demo test test-all check docs docs-links extras clean
 
 setup: $(READY)
 
@@ -48,6 +52,19 @@ test: check
 
 test-all: test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m sweep
+
+# An environment of its own, without any framework: seconds to set up, and proof that the site needs none.
+$(DOCS_READY): setup.py constraints.txt
+	test -x $(VENV)-docs/bin/python || $(PYTHON) -m venv $(VENV)-docs
+	$(VENV)-docs/bin/pip install --quiet --editable ".[docs]" --constraint constraints.txt
+	touch $@
+
+docs: $(DOCS_READY)
+	$(SPHINX) -q -b html build/site
+	@echo "build/site/index.html"
+
+docs-links: $(DOCS_READY)
+	$(SPHINX) -q -b linkcheck build/links
 
 extras: $(addprefix extra-,$(EXTRAS))
 
@@ -83,4 +100,4 @@ extra-jax:
 	rm -rf $(ALONE)
 
 clean:
-	rm -rf $(VENV) build dist out *.egg-info
+	rm -rf $(VENV) $(VENV)-docs build dist out *.egg-info

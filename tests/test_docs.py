@@ -17,7 +17,8 @@ from qat.quantizers import FAMILY
 from qat.registry import TARGETS
 
 ROOT = Path(__file__).parent.parent
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("examples/*/*.md"))]
+DOCS = sorted((ROOT / "docs").rglob("*.md"))
+PAGES = [*sorted(ROOT.glob("*.md")), *DOCS, *sorted(ROOT.glob("examples/*/*.md"))]
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 FOLDERS = ("qat", "tests", "benchmarks", "scripts", "networks", "backends", "docs", "examples")
 
@@ -136,10 +137,23 @@ def test_every_command_it_names_has_its_flags(page: Path) -> None:
     assert unknown_flags(page.read_text(encoding="utf-8")) == []
 
 
-def test_the_index_lists_every_page() -> None:
-    text = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
-    pages = {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md"}
-    assert set(re.findall(r"\]\((\w+\.md)\)", text)) == pages
+@pytest.mark.parametrize(
+    "index", [page for page in DOCS if page.name == "README.md"], ids=lambda page: page.parent.name
+)
+def test_the_index_of_a_folder_lists_every_page(index: Path) -> None:
+    """And those of the folders below it; the site's side bar is made from these lists."""
+    below = {
+        f"{page.parent.name}/README.md"
+        for page in DOCS
+        if page.name == "README.md" and page.parent.parent == index.parent
+    }
+    pages = {page.name for page in index.parent.glob("*.md")} - {"README.md"} | below
+    found = re.findall(r"^(?:\d+\.|-) +\[[^\]]+\]\(([\w/]+\.md)\)", index.read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(found) == sorted(pages)
+
+
+def test_every_folder_of_pages_has_an_index() -> None:
+    assert [page for page in DOCS if not (page.parent / "README.md").is_file()] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
@@ -154,6 +168,13 @@ def test_every_quantizer_has_its_place_in_the_docs() -> None:
     text = (ROOT / "docs" / "quantizers.md").read_text(encoding="utf-8")
     known = {type(quantizer).__name__ for pair in FAMILY.values() for quantizer in pair[:2]}
     assert known - set(re.findall(r"\w+", text)) == set()
+
+
+def test_every_benchmark_has_its_place_in_the_docs() -> None:
+    text = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    files = [*(ROOT / "benchmarks").glob("*.py")]
+    scripts = {file.name for file in files if "__main__" in file.read_text(encoding="utf-8")}
+    assert set(re.findall(r"benchmarks/(\w+\.py)", text)) == scripts
 
 
 def test_every_file_format_has_its_place_in_the_docs() -> None:
@@ -205,7 +226,7 @@ def test_the_table_of_packages_shows_the_layers_that_import_linter_checks() -> N
 
 
 def test_every_page_leads_to_the_glossary() -> None:
-    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    pages = [ROOT / "README.md", *DOCS]
     assert [page.name for page in pages if "glossary.md" not in page.read_text(encoding="utf-8")] == ["glossary.md"]
 
 
@@ -217,7 +238,7 @@ def test_the_glossary_is_in_alphabetical_order() -> None:
 
 def test_every_page_that_the_code_names_exists() -> None:
     files = [*(ROOT / "qat").rglob("*.py"), *(ROOT / "tests").glob("*.py"), ROOT / "setup.py", ROOT / "pyproject.toml"]
-    named = {path for file in files for path in re.findall(r"docs/\w+\.md", file.read_text(encoding="utf-8"))}
+    named = {path for file in files for path in re.findall(r"docs/[\w/]+\.md", file.read_text(encoding="utf-8"))}
     assert "docs/numerics.md" in named
     assert [path for path in sorted(named) if not (ROOT / path).is_file()] == []
 
