@@ -128,7 +128,7 @@ class TrainingLog:
         assert value is not None, "images were held back"
         self._console.print(
             f"{'Validation:':>{len('Epoch: [ 1/ 10],')}} loss: [{loss:.4f}], {task.label(metric, short=True)}: "
-            f"[{task.figure(metric, value)}]",
+            f"[{task.value(metric, value)}]",
             markup=False,
             soft_wrap=True,
         )

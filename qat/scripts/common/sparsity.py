@@ -67,6 +67,6 @@ def report(checkpoint: Checkpoint) -> None:
         return
     if unfinished(checkpoint.graph, checkpoint.params):
         last = max(pruner.last for pruner in found)
-        print(f"note: {checkpoint.step} steps were trained, but pruning ends at step {last}; lower --sparsity_end")
+        note(f"{checkpoint.step} steps were trained, but pruning ends at step {last}; lower --sparsity_end")
     zeros, weights = count_zeros(checkpoint.graph, checkpoint.params)
     print(f"Sparsity: {100 * zeros / weights:.2f} % of {weights:,} weights are 0")

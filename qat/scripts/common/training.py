@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 import qat
+from qat.console import note, result, wrote
 from qat.data import Dataset
 from qat.data.augment import KINDS
 from qat.deploy.interfaces import DataSink, TrainingBackend
@@ -256,15 +256,14 @@ def train_and_save(
     )
     metrics = evaluate_metrics(backend, checkpoint, dataset.test, device_target=args.device_target)
     if 0 < delay >= checkpoint.step:  # it stopped early, or an early epoch was the best
-        print(
-            f"note: {checkpoint.step} steps were trained, but quantization sets in after {delay}; lower --quant_delay"
-        )
+        note(f"{checkpoint.step} steps were trained, but quantization sets in after {delay}; lower --quant_delay")
     sparsity.report(checkpoint)
     few_bits.report(checkpoint)
     print_arithmetic(checkpoint.graph)
     print_metrics(task, metrics)
     note_if_guessing(metrics, dataset.test, start.graph.name, f"use another --lr than {args.lr:g}, or more --epochs")
-    print(f"saved {path}")
+    result(network=checkpoint.graph.name, epochs=checkpoint.epoch, steps=checkpoint.step, samples=len(dataset.test))
+    wrote(path)
     return checkpoint
 
 
@@ -288,7 +287,7 @@ def _check_output(args: argparse.Namespace, path: Path) -> None:
                 f"--dataset_sink_mode true: --backend is {args.backend}, which has no data sink; leave it out, or choose "
                 "--backend mindspore"
             )
-        print(f"note: --dataset_sink_mode true: {backend.data_sink()}", file=sys.stderr)
+        note(f"--dataset_sink_mode true: {backend.data_sink()}")
     if suffixed(path) is not None:
         raise QatError(f"--save_path {path}: ends as an exported file, but a checkpoint is written; name it *.ckpt")
     check_writable(path)
@@ -299,7 +298,7 @@ def _check_output(args: argparse.Namespace, path: Path) -> None:
 def _resumed(path: Path, start: Checkpoint) -> Checkpoint:
     """What --resume goes on from: the file at ``path``, or ``start`` where there is none."""
     if not path.exists():
-        print(f"note: there is no {path} to resume: the training begins at its first step")
+        note(f"there is no {path} to resume: the training begins at its first step")
         return start
     saved = Checkpoint.load(path)
     if _untracked(saved) != _untracked(start):  # training gives them their trackers
