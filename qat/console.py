@@ -179,7 +179,8 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
 
 
-_REPORT: ContextVar[Report] = ContextVar("report", default=Report())
+_PRINTED = Report()  # of whoever calls functions of commands otherwise
+_REPORT: ContextVar[Report] = ContextVar("report", default=_PRINTED)
 
 
 @contextlib.contextmanager
@@ -212,6 +213,13 @@ def result(text: str = "", **data: Any) -> None:
         print(text, file=report.stream)
 
 
+def print_whole(text: str, end: str = "\n") -> None:
+    """Print a text for another program, as a script or Markdown, whose lines are not broken."""
+    stream = _REPORT.get().stream
+    stream.flush()
+    getattr(stream, "behind", stream).write(text + end)
+
+
 def wrote(path: Any, words: str = "saved", more: str = "", **data: Any) -> None:
     """A file that was written, as "saved lenet.ckpt": a result.
 
@@ -226,7 +234,7 @@ def wrote(path: Any, words: str = "saved", more: str = "", **data: Any) -> None:
 
 
 def note(text: str) -> None:
-    """What the user should know of: a line on standard error that begins with "note: ", also where results alone are printed."""
+    """What the user should know of, as "note: ..." on standard error, also where results alone are printed."""
     _REPORT.get().add({"notes": [text]})
     print(folded(one_line(f"note: {text}"), width(sys.stderr)), file=sys.stderr, flush=True)
 
@@ -318,17 +326,16 @@ def print_table(
         key: of the rows in the JSON document, a list of objects with the columns' keys. "tables" is a list of tables, with
             their titles, for those that have no key of their own; None: what it shows is in the document already.
     """
-    columns = [x if isinstance(x, Column) else Column(x) for x in columns]
-    rows = [*rows]
+    rows, known = [*rows], [x if isinstance(x, Column) else Column(x) for x in columns]
     report = _REPORT.get()
     if report.as_json:
-        kept = named(columns, rows)
+        kept = named(known, rows)
         if key is not None:
             report.add({key: [{"title": title, "rows": kept}] if key == "tables" else kept})
         return
     report.stream.flush()
     console = make_console(report.stream)
     print_line(console, title, "bold")
-    cells = [[one_line(column.text(value)) for column, value in zip(columns, row, strict=True)] for row in rows]
-    for table in tables(columns, cells, console.width):
+    cells = [[one_line(column.text(value)) for column, value in zip(known, row, strict=True)] for row in rows]
+    for table in tables(known, cells, console.width):
         console.print(table)

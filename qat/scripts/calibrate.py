@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from qat.cli import run_script
+from qat.console import result, wrote
 from qat.files import check_writable, write_atomically
 from qat.scripts.common.calibration import add_calibration_arguments, calibrated
 from qat.scripts.common.files import load_checkpoint, load_data
@@ -47,15 +48,16 @@ def run(args: argparse.Namespace) -> None:
     settings = quantization_settings(args)
     if repairs:
         found = repaired(args, checkpoint, dataset, settings)
-        result = found.checkpoint
+        quantized = found.checkpoint
         write_atomically(written, found.quant_config().encode())
     else:
-        result = calibrated(args, checkpoint, dataset, **settings)
-    result.save(path)
-    print_accuracies(args, checkpoint, result, dataset)
+        quantized = calibrated(args, checkpoint, dataset, **settings)
+    quantized.save(path)
+    result(network=quantized.graph.name, task=quantized.task.name, samples=len(dataset.test))
+    print_accuracies(args, checkpoint, quantized, dataset)
     if repairs:
-        print(f"wrote {written}, which repeats it: --quant_config")
-    print(f"saved {path}")
+        wrote(written, "wrote", ", which repeats it: --quant_config")
+    wrote(path)
 
 
 if __name__ == "__main__":

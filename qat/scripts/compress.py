@@ -14,7 +14,7 @@ from pathlib import Path
 
 from qat.analysis.compression import compress, weight_sizes
 from qat.cli import run_script
-from qat.console import print_table
+from qat.console import print_table, result, wrote
 from qat.errors import QatError
 from qat.files import check_distinct, check_writable
 from qat.quantizers import WeightQuantizer
@@ -78,16 +78,16 @@ def run(args: argparse.Namespace) -> None:
     check_writable(path)
     dataset = load_data(args.data_path, checkpoint, args) if args.data_path else None
     if dataset is None or checkpoint.graph.is_quantized:
-        result = compress(checkpoint, quantizer)
+        found = compress(checkpoint, quantizer)
     else:
-        result = calibrated(args, checkpoint, dataset, weight_quantizer=quantizer, **arithmetic_settings(args))
-    result.save(path)
-    print_sizes(checkpoint, result, quantizer)
+        found = calibrated(args, checkpoint, dataset, weight_quantizer=quantizer, **arithmetic_settings(args))
+    found.save(path)
+    print_sizes(checkpoint, found, quantizer)
     if dataset is not None:
-        print_accuracies(args, checkpoint, result, dataset)
-    elif not result.graph.is_quantized:
+        print_accuracies(args, checkpoint, found, dataset)
+    elif not found.graph.is_quantized:
         print("activations stay real numbers; with --data_path they get 8 bits, and the network can run in integers")
-    print(f"saved {path}")
+    wrote(path)
 
 
 def print_sizes(before: Checkpoint, after: Checkpoint, quantizer: WeightQuantizer) -> None:
@@ -107,7 +107,8 @@ def print_sizes(before: Checkpoint, after: Checkpoint, quantizer: WeightQuantize
     print_table(
         f"Weights, {quantizer}", ("layer", "weights", "bits before", "after", "bytes before", "after, packed"), rows
     )
-    print(f"weights: {totals[0]:,} bits -> {totals[1]:,} bits, {totals[0] / totals[1]:.2f} times smaller")
+    text = f"weights: {totals[0]:,} bits -> {totals[1]:,} bits, {totals[0] / totals[1]:.2f} times smaller"
+    result(text, weight_bits_before=totals[0], weight_bits=totals[1])
 
 
 if __name__ == "__main__":

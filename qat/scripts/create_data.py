@@ -15,6 +15,7 @@ import numpy as np
 
 from qat import data
 from qat.cli import run_script
+from qat.console import wrote
 from qat.data import Split
 from qat.data.class_pictures import FORMATS, write_class_folders, write_with_masks
 from qat.data.pictures import MODES, write_pictures
@@ -69,7 +70,7 @@ def _write_masks(args: argparse.Namespace, part: str, split: Split, count: int) 
         raise QatError(f"{args.data_path}: holds no pictures with a class for each pixel; leave --masks out")
     folder = Path(args.out) / part
     write_with_masks(folder, images[:count], labels[:count])
-    print(f"wrote {count:,} pictures and their masks to {folder}")
+    wrote(folder, f"wrote {count:,} pictures and their masks to")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -107,10 +108,10 @@ def run(args: argparse.Namespace) -> None:
         if args.class_folders:
             folder = Path(args.out) / part
             write_class_folders(folder, images, labels, names, args.picture_format)
-            print(f"wrote {count:,} pictures in {len(set(labels.tolist())):,} folders of {folder}")
+            wrote(folder, f"wrote {count:,} pictures in {len(set(labels.tolist())):,} folders of")
         else:
             index = write_pictures(args.out, images, labels, names)
-            print(f"wrote {count:,} pictures, {index} and {Path(args.out) / 'class_names.txt'}")
+            wrote(index, f"wrote {count:,} pictures,", f" and {Path(args.out) / 'class_names.txt'}")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from qat.cli import run_script
+from qat.console import result
 from qat.data.download import SOURCES, Source, download
 
 
@@ -22,7 +23,8 @@ def run(args: argparse.Namespace) -> None:
     """Run the command."""
     source = SOURCES[args.name]
     written = download(Source(args.home or source.home, source.files), args.out)
-    print(f"{args.out}: {len(written)} files written" if written else f"{args.out}: everything is there already")
+    text = f"{args.out}: {len(written)} files written" if written else f"{args.out}: everything is there already"
+    result(text, files=[{"path": str(path)} for path in written])
 
 
 if __name__ == "__main__":

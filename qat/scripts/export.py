@@ -10,13 +10,14 @@ from typing import Any
 
 import qat
 from qat.cli import run_script
+from qat.console import result, wrote
 from qat.data.loading import exists
 from qat.deploy.arithmetics import arithmetic_options, default_arithmetic, kept_with
 from qat.deploy.certificate import statement
 from qat.deploy.floats import export_float
 from qat.deploy.interfaces import SWITCH, YES, HoldsFloats, Option, Target
 from qat.deploy.verify import export_verified
-from qat.errors import QatError, one_line
+from qat.errors import QatError
 from qat.integer.widths import PACKINGS
 from qat.registry import formats, target_names
 from qat.scripts.common.files import load_checkpoint, load_data, output_path
@@ -119,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
             raise QatError(f"--float: {target.NAME}: {what}; leave it out, or choose --file_format ONNX")
         checkpoint = load_checkpoint(args.ckpt_path, quantized=False)
         export_float(target, checkpoint.graph, checkpoint.params, path)
-        print(f"wrote {path}, {path.stat().st_size:,} bytes, float")
+        wrote(path, "wrote", f", {path.stat().st_size:,} bytes, float", verified=False)
         return 0
     checkpoint = load_checkpoint(args.ckpt_path, quantized=True)
     integers = qat.to_integer(checkpoint.graph, checkpoint.params)
@@ -130,8 +131,9 @@ def run(args: argparse.Namespace) -> int:
         target.export(integers, path, **options, **running)
         target.write_metadata(path, kept_with(checkpoint, arithmetic))
         if arithmetic != own:
-            print(one_line(statement(path, arithmetic, own, None)))
-        print(f"wrote {path}, {path.stat().st_size:,} bytes, not verified")
+            text = statement(path, arithmetic, own, None)
+            result(text, statements=[text])
+        wrote(path, "wrote", f", {path.stat().st_size:,} bytes, not verified", verified=False)
         print_summary(checkpoint.graph, checkpoint.params, integers, packing=packing)
         return 0
     backend = qat.backend(args.backend)
@@ -149,7 +151,7 @@ def run(args: argparse.Namespace) -> int:
         integers=integers,
     )
     print_arithmetics(certificate)
-    print(f"wrote {path}, {path.stat().st_size:,} bytes")
+    wrote(path, "wrote", f", {path.stat().st_size:,} bytes", verified=True)
     integers = replace(integers, arithmetic=certificate.arithmetic)
     print_summary(checkpoint.graph, checkpoint.params, integers, packing=packing)
     print_certificate(certificate)

@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from qat.cli import run_script
+from qat.console import wrote
 from qat.files import check_distinct
 from qat.scripts.common.flags import add_checkpoint_argument, parameter_files, with_files
 from qat.training.checkpoint import Checkpoint
@@ -32,7 +33,7 @@ def run(args: argparse.Namespace) -> None:
     named = NAMINGS[args.naming]
     params = {named(name, checkpoint.graph): array for name, array in checkpoint.params.items()}
     parameter_files(args.backend).save_params(params, args.file)
-    print(f"wrote {args.file}: {len(params)} arrays")
+    wrote(args.file, "wrote", f": {len(params)} arrays")
 
 
 if __name__ == "__main__":

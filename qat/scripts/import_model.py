@@ -10,6 +10,7 @@ from typing import Any
 import qat
 from qat.cells.input import CODES, Input
 from qat.cli import run_script
+from qat.console import note, result, wrote
 from qat.data.preparation import Preparation
 from qat.errors import QatError, one_line
 from qat.files import check_distinct, check_writable
@@ -91,16 +92,16 @@ def run(args: argparse.Namespace) -> None:
         images = as_tuple(dataset.train.images)
         imported.compare(as_arrays(tuple(x[:MOST_SAMPLES] for x in images)), tolerance=args.tolerance)
     outputs = " and ".join(dimensions(graph.shapes[name]) for name in graph.outputs)
-    print(f"{graph.name}: takes {' and '.join(map(str, graph.input_specs))}, gives {outputs}")
+    result(f"{graph.name}: takes {' and '.join(map(str, graph.input_specs))}, gives {outputs}", network=graph.name)
     print_normalization(graph)
-    for note in [*imported.notes, *normalization_notes(args.model, graph, imported.params, dataset)]:
-        print(one_line(f"note: {note}"), file=sys.stderr)
-    print(f"{graph.name} {imported.difference}")
+    for text in [*imported.notes, *normalization_notes(args.model, graph, imported.params, dataset)]:
+        note(text)
+    result(f"{graph.name} {imported.difference}", difference=str(imported.difference))
     recipe = dataset.preparation if dataset is not None else chosen_preparation(args, None, Preparation(), "")
     said = dataset is not None or any(getattr(args, name) is not None for name in PREPARATION)
     checkpoint = replace(imported.checkpoint(), preparation=recipe if said else None)
     with_task(args, checkpoint).save(args.ckpt_path)
-    print(f"saved {args.ckpt_path}: {len(graph.nodes)} nodes, {graph.count_trainable():,} trainable parameters")
+    wrote(args.ckpt_path, more=f": {len(graph.nodes)} nodes, {graph.count_trainable():,} trainable parameters")
 
 
 def _source(model: str) -> Any:

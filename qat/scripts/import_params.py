@@ -10,9 +10,10 @@ from qat.analysis.norm_inputs import small_variances
 from qat.cells.input import Input
 from qat.cells.linear import LinearCell
 from qat.cli import run_script
+from qat.console import note, result, wrote
 from qat.data import Dataset
 from qat.data.preparation import PLAIN
-from qat.errors import QatError, one_line
+from qat.errors import QatError
 from qat.files import check_distinct, check_writable
 from qat.graph import Graph
 from qat.networks import create
@@ -95,11 +96,11 @@ def run(args: argparse.Namespace) -> None:
     arrays = parameter_files(args.backend).load_params(args.file)
     if args.match == "order":
         renamed, pairs = matched_by_order(graph, arrays, args.file)
-        print("\n".join(["matched by order:", *(one_line(f"  {pair}") for pair in pairs)]))
+        result("\n".join(["matched by order:", *(f"  {pair}" for pair in pairs)]), pairs=[str(pair) for pair in pairs])
     params, notes = params_from(graph, arrays, renamed, args.file)
     _print_assumed(args, graph, params)
-    for note in [*notes, *normalization_notes(args.file, graph, params, dataset)]:
-        print(one_line(f"note: {note}"), file=sys.stderr)
+    for text in [*notes, *normalization_notes(args.file, graph, params, dataset)]:
+        note(text)
     preparation = chosen_preparation(args, None, PLAIN, "") if dataset is None else dataset.preparation
     checkpoint = Checkpoint(
         graph,
@@ -108,7 +109,7 @@ def run(args: argparse.Namespace) -> None:
         class_names=() if dataset is None else dataset.class_names,
     )
     with_task(args, checkpoint).save(args.ckpt_path)
-    print(f"saved {args.ckpt_path}: {graph.name}, {graph.count_trainable():,} trainable parameters")
+    wrote(args.ckpt_path, more=f": {graph.name}, {graph.count_trainable():,} trainable parameters")
 
 
 def _network(args: argparse.Namespace) -> tuple[Graph, Dataset | None]:

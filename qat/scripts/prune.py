@@ -15,7 +15,7 @@ import qat
 from qat import pruning
 from qat.analysis import metrics
 from qat.cli import run_script
-from qat.console import print_table
+from qat.console import print_table, result, wrote
 from qat.data import Dataset
 from qat.errors import QatError
 from qat.files import check_writable
@@ -85,10 +85,10 @@ def run(args: argparse.Namespace) -> None:
         raise QatError(f"{args.ckpt_path}: with these arguments nothing is removed; raise --ratio, or lower the limit")
     names = ("method", "ratio", "max_macs", "max_params", "scope", "minimum", "multiple_of", "drop_blocks", "batches")
     record = {"pruning": {name: getattr(args, name) for name in (*names, "batch_size", "seed")}}
-    result = replace(checkpoint.derived(graph, params), history=(record, *checkpoint.history))
-    result.save(path)
-    _report(args, checkpoint, result, dataset)
-    print(f"saved {path}")
+    pruned = replace(checkpoint.derived(graph, params), history=(record, *checkpoint.history))
+    pruned.save(path)
+    _report(args, checkpoint, pruned, dataset)
+    wrote(path)
 
 
 def _limits(args: argparse.Namespace) -> dict[str, Any]:
@@ -133,19 +133,17 @@ def _importance(
 def _report(args: argparse.Namespace, before: Checkpoint, after: Checkpoint, dataset: Dataset | None) -> None:
     """What became smaller, and what that costs before any fine-tuning."""
     kept = {group.name: len(group) for group in pruning.channel_groups(after.graph)}
-    rows = [
-        (group.name, str(len(group)), str(kept.get(group.name, "dropped")))
-        for group in pruning.channel_groups(before.graph)
-    ]
-    print_table("Channels", ("layer", "before", "after"), rows)
+    rows = [(group.name, len(group), kept.get(group.name, "dropped")) for group in pruning.channel_groups(before.graph)]
+    print_table("Channels", ("layer", "before", "after"), rows, "channels")
     counts = [(each.graph.count_trainable(), metrics.total_macs(each.graph)) for each in (before, after)]
     for what, old, new in zip(("parameters", "products an image"), *counts, strict=True):
-        print(f"{what}: {old:,} -> {new:,} ({old / new:.2f} times fewer)")
+        text = f"{what}: {old:,} -> {new:,} ({old / new:.2f} times fewer)"
+        result(text, **{"parameters" if what == "parameters" else "macs": {"before": old, "after": new}})
     if dataset is not None:
         backend = qat.backend(args.backend)
         for when, each in (("before", before), ("after", after)):
             found = evaluate_metrics(backend, each, dataset.test, device_target=args.device_target)
-            print_metric(each.task, found, f" {when}: ")
+            print_metric(each.task, found, f" {when}: ", "metrics_before" if when == "before" else "metrics")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import qat
 from qat.cli import run_script
-from qat.console import print_table
+from qat.console import print_table, result, wrote
 from qat.deploy.c_array import c_array
 from qat.deploy.verify import export_verified
 from qat.errors import QatError
@@ -128,8 +128,11 @@ def run(args: argparse.Namespace) -> int:
                 f"{activation_memory(qat.to_integer(quantized.graph, quantized.params)).size:,}",
             ),
         ],
+        None,
     )
-    print(f"wrote {', '.join(str(path) for path in files.values())}")
+    for path in files.values():
+        wrote(path, "wrote")
+    result(metrics_before=before, metrics=after)
     return 0 if certificate.passed else 1
 
 
