@@ -67,6 +67,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_script(module.add_arguments, module.run, module.__doc__, arguments[1:], prog=f"qat {command}")
 
 
+class Planned(Exception):  # noqa: N818 (it is no error)
+    """Ends a command that was asked what it would do (--dry_run)."""
+
+
 class Parser(argparse.ArgumentParser):
     """Arguments whose mistakes are one line, with the name that was probably meant."""
 
@@ -254,7 +258,10 @@ def run_script(
         with _others(args, plain) as others, redirect_stdout(others), reporting(report), showing(Pulse().watched):
             for module in vars(args).pop("imports"):
                 import_own(module)
-            status = run(args) or 0
+            try:
+                status = run(args) or 0
+            except Planned:
+                status = 0
             others.flush()
         plain.flush()
         if args.json:

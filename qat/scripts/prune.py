@@ -18,12 +18,12 @@ from qat.cli import run_script
 from qat.console import print_table, result, wrote
 from qat.data import Dataset
 from qat.errors import QatError
-from qat.files import check_writable
 from qat.graph import Graph
 from qat.pruning.channels import SCOPES, Budget
 from qat.pruning.importance import METHODS, Importance
 from qat.scripts.common.files import load_checkpoint, load_data
 from qat.scripts.common.flags import add_backend_arguments, add_checkpoint_argument
+from qat.scripts.common.plan import add_writing_arguments, check_outputs, of_data, of_graph, stop_if_dry
 from qat.scripts.common.printing import print_metric
 from qat.tasks import Task
 from qat.training.checkpoint import Checkpoint
@@ -57,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     taylor.add_argument("--batch_size", type=int, default=64, help="images a batch")
     taylor.add_argument("--seed", type=int, default=0, help="seed of the choice of images")
     parser.add_argument("--save_path", help="checkpoint file to write (default: <ckpt_path>_pruned.ckpt)")
+    add_writing_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -65,11 +66,20 @@ def run(args: argparse.Namespace) -> None:
     checkpoint = load_checkpoint(args.ckpt_path, quantized=False)
     source = Path(args.ckpt_path)
     path = Path(args.save_path or source.with_name(f"{source.stem}_pruned{source.suffix}"))
-    check_writable(path)
+    check_outputs(args, path)
     dataset = None
     if args.data_path is not None:
         dataset = load_data(args.data_path, checkpoint, args)
         check_labels(checkpoint.graph, dataset, checkpoint.task)
+    stop_if_dry(
+        args,
+        f"remove channels by {args.method}",
+        reads=[
+            (args.ckpt_path, of_graph(checkpoint.graph)),
+            *([(args.data_path, of_data(dataset))] if dataset else []),
+        ],
+        writes=[path],
+    )
     graph, params = pruning.drop_blocks(checkpoint.graph, checkpoint.params, args.drop_blocks)
     if limits:
         graph, params = pruning.prune_channels(

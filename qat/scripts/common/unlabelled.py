@@ -63,8 +63,6 @@ def samples_of(paths: Sequence[str], classifier: Classifier) -> Iterator[tuple[l
 def pictures_below(path: str) -> list[str]:
     """The pictures in a folder and in those below it, sorted, but for hidden ones; of a file itself."""
     if not os.path.isdir(path):
-        if not os.path.exists(path):
-            raise QatError(f"{path}: there is no such file; {ADVICE}")
         return [path]
     found: list[str] = []
     with reading(path, "a folder of pictures", ADVICE):
