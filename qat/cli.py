@@ -20,10 +20,11 @@ from typing import Any, NoReturn, TextIO
 
 from qat import __version__, hints
 from qat.commands import COMMANDS, listed
-from qat.console import LastingOutput, PlainOutput, Pulse, Report, note, reporting
+from qat.console import LastingOutput, PlainOutput, Pulse, Report, note, reporting, width
 from qat.errors import QatError, QatWarning, one_line
 from qat.plugins import import_own
 from qat.reading import read_text, reading
+from qat.tables import folded
 from qat.training.devices import THREAD_VARIABLES, free_cores, use_threads
 from qat.training.workers import this_worker
 from qat.vocabulary.rows import showing
@@ -77,6 +78,29 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise QatError in place of argparse's exit, so that every mistake ends in one place."""
         raise QatError(f"{message}; '{self.prog} --help' says what it takes")
+
+    def format_help(self) -> str:
+        """As argparse's own, with a usage that names what has to be given alone: all options would be a page of it."""
+        if self.usage is None:
+            self.usage = folded(f"{self.prog} {self._required()}[options]", width() - len("usage: ")).replace("%", "%%")
+        return super().format_help()
+
+    def _required(self) -> str:
+        """What has to be given, each with a space behind it."""
+        together = {id(x): group for group in self._mutually_exclusive_groups for x in group._group_actions}
+        words = []
+        for action in self._actions:
+            group = together.get(id(action))
+            if group is not None and group.required and action is group._group_actions[0]:
+                words.append(f"({' | '.join(map(self._usage_of, group._group_actions))}) ")
+            elif not action.option_strings:
+                words.append(f"[{action.metavar or action.dest}] " if action.nargs in ("?", "*") else f"{action.dest} ")
+            elif action.required:
+                words.append(f"{self._usage_of(action)} ")
+        return "".join(words)
+
+    def _usage_of(self, action: argparse.Action) -> str:
+        return f"{action.option_strings[0]} {action.metavar or action.dest.upper()}"
 
     def parse_args(self, args: Sequence[str], namespace: None = None) -> argparse.Namespace:  # type: ignore[override]
         """The arguments, with those of each flag file in its place; ``given`` among them are the names of those that were

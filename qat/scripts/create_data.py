@@ -24,6 +24,7 @@ from qat.data.rows import Samples
 from qat.data.shapes import SHAPES, shapes
 from qat.errors import QatError
 from qat.scripts.common.flags import add_data_argument, chosen_preparation
+from qat.scripts.common.plan import add_writing_arguments, of_data, stop_if_dry
 from qat.vocabulary.arrays import as_tuple
 
 SYNTHETIC = "shapes"  #: the --data_path of pictures that are drawn
@@ -56,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--picture_format", choices=tuple(FORMATS), default="png", help="of the files in class folders")
     parser.add_argument("--seed", type=int, default=0, help="of synthetic shapes")
+    add_writing_arguments(parser, replaces=False)
 
 
 def _is_pictures(images: Samples) -> bool:
@@ -90,6 +92,12 @@ def run(args: argparse.Namespace) -> None:
             usual: Preparation = getattr(images, "usual", PLAIN)
             recipe = chosen_preparation(args, None, usual, args.data_path)
             dataset = dataset.resized((images.shape[1], args.size, args.size), recipe)
+    stop_if_dry(
+        args,
+        "write its images as pictures" if args.count is None else f"write {args.count:,} of its images as pictures",
+        reads=[(args.data_path, of_data(dataset))],
+        writes=[args.out],
+    )
     parts = ("train", "test") if (args.class_folders or args.masks) and args.split is None else (args.split or "test",)
     for part in parts:
         split = getattr(dataset, part)
