@@ -181,6 +181,16 @@ def _divided(headings: Sequence[str], cells: Sequence[Sequence[str]], width: int
     ]
 
 
+def _broken(text: str, width: int) -> str:
+    """A text in lines, broken behind spaces and the signs in names and paths, and elsewhere where there are none."""
+    lines = [""]
+    for part in re.split(r"(?<=[\s./_])", text):
+        if cell_len(lines[-1] + part.rstrip()) > width and lines[-1]:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(line.rstrip() for line in lines)
+
+
 def _table(
     headings: Sequence[str], cells: Sequence[Sequence[str]], widths: Sequence[int] | None = None, *, padding: int = 1
 ) -> Table:
@@ -195,7 +205,7 @@ def _table(
             width=None if widths is None else widths[index],
         )
     for row in cells:
-        table.add_row(*map(Text, row))
+        table.add_row(*map(Text, row if widths is None else map(_broken, row, widths)))
     if widths is None:
         table.width = _natural(headings, cells, padding)  # whatever the console has
     return table

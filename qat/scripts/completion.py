@@ -1,7 +1,7 @@
-"""Print a script by which a shell completes commands, flags and their choices: bash, zsh or fish.
+"""Print a script by which a shell completes commands, flags and their choices.
 
-'eval "$(qat completion bash)"' in ~/.bashrc, or in ~/.zshrc with zsh; 'qat completion fish | source' in fish's config.fish. The
-script holds all that there is, so that Tab starts no Python; make it anew after an update.
+Put 'eval "$(qat completion bash)"' into ~/.bashrc, 'eval "$(qat completion zsh)"' into ~/.zshrc, or
+'qat completion fish | source' into fish's config.fish. The script holds all that there is, so that Tab starts no Python.
 """
 
 from __future__ import annotations
