@@ -13,59 +13,22 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TextIO
 
 from qat import __version__, hints
-from qat.console import LastingOutput, PlainOutput, Pulse
+from qat.commands import COMMANDS, listed
+from qat.console import LastingOutput, PlainOutput, Pulse, Report, note, reporting, width
 from qat.errors import QatError, QatWarning, one_line
 from qat.plugins import import_own
 from qat.reading import read_text, reading
+from qat.tables import folded
 from qat.training.devices import THREAD_VARIABLES, free_cores, use_threads
 from qat.training.workers import this_worker
 from qat.vocabulary.rows import showing
 
-#: command -> (module under qat.scripts, what it does). Modules are imported only when their command is called.
-COMMANDS = {
-    "train": ("train", "train a float network"),
-    "eval": ("eval", "print the accuracy of a float checkpoint"),
-    "prune": ("prune", "remove channels and residual blocks from a float checkpoint"),
-    "calibrate": ("calibrate", "post-training quantization of a float checkpoint"),
-    "train-quant": ("train_quant", "quantization-aware training from a float or calibrated checkpoint"),
-    "train-gtc": ("train_gtc", "train LeNet-GTC: floats and powers of two in one set of weights"),
-    "train-and-quantize": ("train_and_quantize", "train, quantize after training, write .tflite and C"),
-    "eval-quant": ("eval_quant", "print the accuracy of a quantized checkpoint's integers"),
-    "export": ("export", "write a checkpoint as a file for deployment, and verify it"),
-    "verify": ("verify", "compare an exported file's codes with those of its checkpoint"),
-    "bench": ("bench", "time exported files here, and count a C file's instructions on emulated cores"),
-    "compress": ("compress", "quantize the weights of a checkpoint to few bits, without training"),
-    "compile": ("compile", "make a float or quantized checkpoint ready for a target"),
-    "evaluate": ("evaluate", "print the accuracy of any checkpoint or file on pictures"),
-    "create-data": ("create_data", "write images of a data set as pictures, with an index"),
-    "run": ("run", "classify pictures with a checkpoint or an exported file"),
-    "import": ("import_model", "import a network of PyTorch, Keras, ONNX or TFLite as a checkpoint"),
-    "import-params": ("import_params", "make a checkpoint of a framework's own parameter file"),
-    "export-params": ("export_params", "write a checkpoint's parameters as a framework's own file"),
-    "doctor": ("doctor", "say what is installed and works here"),
-    "summary": ("summary", "parameters, MACs, bits and bytes of a network, layer by layer"),
-    "score": ("score", "the compression contest's table and score against a reference"),
-    "train-lenet5": ("train_lenet5", "train the contest's reference network"),
-    "test-lenet5": ("test_lenet5", "the contest's row of the reference network"),
-    "train-yournet": ("train_yournet", "train the project's own network for the contest"),
-    "test-yournet": ("test_yournet", "the contest's row of the project's own network"),
-    "sensitivity": ("sensitivity", "the accuracy that each layer costs at few bits, as table and picture"),
-    "diagnose": ("diagnose", "where accuracy goes: integers against float, layer by layer, and advice"),
-    "data": ("data", "download a data set"),
-    "zoo": ("zoo", "networks with trained weights: list, fetch, make"),
-    "train-svhn": ("train_svhn", "a study: folds, widths, pruned or not, of the SVHN document"),
-    "training-diagnostics": ("training_diagnostics", "plot a study's accuracy over the folds against width"),
-    "compare-models": ("compare_models", "ROC curves, weights and operations of a study's models, and a report"),
-    "search-architecture": ("search_architecture", "search for a network by Hyperband or Bayesian search"),
-    "search": ("search", "channels and widths of every layer under a budget: the Pareto front"),
-    "run-autoq": ("run_autoq", "search for the width of every layer, accuracy against size or energy"),
-    "demo": ("demo", "the whole path: train, quantize, evaluate, export, verify"),
-}
 USER_MISTAKE, INTERRUPTED = 2, 130  #: exit statuses
 MOST_FLAGS = 10_000  #: lines of all flag files
 
@@ -83,9 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(
         prog="qat",
         description="Quantization-aware training whose integers are the integers of deployment.",
-        epilog="commands:\n"
-        + "\n".join(f"  {name:<20} {text}" for name, (_, text) in COMMANDS.items())
-        + "\n\n'qat COMMAND --help' lists a command's options.",
+        epilog=f"{listed()}\n\n'qat COMMAND --help' lists a command's options.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="qat COMMAND [options]",
     )
@@ -107,12 +68,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_script(module.add_arguments, module.run, module.__doc__, arguments[1:], prog=f"qat {command}")
 
 
+class Planned(Exception):  # noqa: N818 (it is no error)
+    """Ends a command that was asked what it would do (--dry_run)."""
+
+
 class Parser(argparse.ArgumentParser):
     """Arguments whose mistakes are one line, with the name that was probably meant."""
 
     def error(self, message: str) -> NoReturn:
         """Raise QatError in place of argparse's exit, so that every mistake ends in one place."""
         raise QatError(f"{message}; '{self.prog} --help' says what it takes")
+
+    def format_help(self) -> str:
+        """As argparse's own, with a usage that names what has to be given alone: all options would be a page of it."""
+        if self.usage is None:
+            self.usage = folded(f"{self.prog} {self._required()}[options]", width() - len("usage: ")).replace("%", "%%")
+        return super().format_help()
+
+    def _required(self) -> str:
+        """What has to be given, each with a space behind it."""
+        together = {id(x): group for group in self._mutually_exclusive_groups for x in group._group_actions}
+        words = []
+        for action in self._actions:
+            group = together.get(id(action))
+            if group is not None and group.required and action is group._group_actions[0]:
+                words.append(f"({' | '.join(map(self._usage_of, group._group_actions))}) ")
+            elif not action.option_strings:
+                words.append(f"[{action.metavar or action.dest}] " if action.nargs in ("?", "*") else f"{action.dest} ")
+            elif action.required:
+                words.append(f"{self._usage_of(action)} ")
+        return "".join(words)
+
+    def _usage_of(self, action: argparse.Action) -> str:
+        return f"{action.option_strings[0]} {action.metavar or action.dest.upper()}"
 
     def parse_args(self, args: Sequence[str], namespace: None = None) -> argparse.Namespace:  # type: ignore[override]
         """The arguments, with those of each flag file in its place; ``given`` among them are the names of those that were
@@ -186,7 +174,7 @@ def _flags_of_commands() -> dict[str, set[str]]:
     found = {}
     for name, (module, _) in COMMANDS.items():
         parser = Parser(add_help=False)
-        importlib.import_module(f"qat.scripts.{module}").add_arguments(parser)
+        add_command_arguments(parser, importlib.import_module(f"qat.scripts.{module}").add_arguments)
         found[name] = set(parser._option_string_actions)
     return found
 
@@ -225,12 +213,30 @@ def _noting() -> Iterator[None]:
             usual(message, category, filename, lineno, file, line)
         elif str(message) not in printed:
             printed.add(str(message))
-            print(f"note: {one_line(message)}", file=sys.stderr)
+            note(str(message))
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", QatWarning)
         warnings.showwarning = show
         yield
+
+
+def add_command_arguments(
+    parser: argparse.ArgumentParser, add_arguments: Callable[[argparse.ArgumentParser], None]
+) -> None:
+    """A command's own arguments, and those that every command has."""
+    add_arguments(parser)
+    parser.add_argument(
+        "--import",
+        dest="imports",
+        metavar="MODULE",
+        action="append",
+        default=[],
+        help="run this module first, which defines cells of your own that a checkpoint holds; may be given several times",
+    )
+    output = parser.add_argument_group("output")
+    output.add_argument("--quiet", action="store_true", help="print results, notes and errors alone")
+    output.add_argument("--json", action="store_true", help="print the results as one JSON document (docs/commands.md)")
 
 
 @_noting()
@@ -246,6 +252,8 @@ def run_script(
     Where standard output is closed or can take no more, the work is done all the same, and its exit status counts; only a
     reader that has gone, as head, may go without a word.
 
+    With --json, standard output gets one document, also where there is an error, and all else goes to standard error.
+
     Args:
         add_arguments: Adds the command's arguments to a parser.
         run: Does its work; returns the exit status, None for 0.
@@ -256,29 +264,32 @@ def run_script(
     Returns:
         The exit status.
     """
+    arguments = sys.argv[1:] if arguments is None else arguments
     parser = Parser(prog=prog, description=description, formatter_class=_HelpFormatter, allow_abbrev=False)
-    add_arguments(parser)
-    parser.add_argument(
-        "--import",
-        dest="imports",
-        metavar="MODULE",
-        action="append",
-        default=[],
-        help="run this module first, which defines cells of your own that a checkpoint holds; may be given several times",
-    )
+    add_command_arguments(parser, add_arguments)
     # A batch system ends a job by SIGTERM: clean up as for Ctrl-C. A shell's background job ignores SIGINT itself.
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _interrupt)
+    report = Report("--json" in arguments)
     try:
         if this_worker().rank or sys.stdout is None:  # the first of several workers speaks for all
             sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (for as long as the process lives)
-        args = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
+        args = parser.parse_args(arguments)
         args.chosen_threads = _choose_threads(args)
         output = LastingOutput(sys.stdout)
-        with contextlib.redirect_stdout(PlainOutput(output)), showing(Pulse().watched):
+        plain = PlainOutput(output)
+        report = Report(args.json, plain if args.quiet or args.json else None)
+        with _others(args, plain) as others, redirect_stdout(others), reporting(report), showing(Pulse().watched):
             for module in vars(args).pop("imports"):
                 import_own(module)
-            status = run(args) or 0
+            try:
+                status = run(args) or 0
+            except Planned:
+                status = 0
+            others.flush()
+        plain.flush()
+        if args.json:
+            output.write(f"{_document(parser, report, status)}\n")
         output.flush()
         if output.lost is not None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would try again at the end
@@ -291,21 +302,42 @@ def run_script(
                 status = status or USER_MISTAKE
         return status
     except QatError as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        return error.exit_status
+        return _failed(parser, report, error.exit_status, f"error: {error}")
     except KeyboardInterrupt:
-        print(f"{parser.prog}: interrupted; a file that was saved before is whole", file=sys.stderr)
-        return INTERRUPTED
+        return _failed(parser, report, INTERRUPTED, "interrupted; a file that was saved before is whole")
     except MemoryError:
-        print(f"{parser.prog}: error: it needs more memory than there is; use less at a time", file=sys.stderr)
-        return USER_MISTAKE
+        return _failed(parser, report, USER_MISTAKE, "error: it needs more memory than there is; use less at a time")
     except BrokenPipeError:  # the reader of --help, as head, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:  # a name that no file can have, a disk that fails
         where = f"{one_line(error.filename)}: " if error.filename else ""
-        print(f"{parser.prog}: error: {where}{one_line(error.strerror or error)}; give another place", file=sys.stderr)
-        return USER_MISTAKE
+        text = f"error: {where}{one_line(error.strerror or error)}; give another place"
+        return _failed(parser, report, USER_MISTAKE, text)
+
+
+@contextlib.contextmanager
+def _others(args: argparse.Namespace, plain: PlainOutput) -> Iterator[PlainOutput]:
+    """Where everything goes but results, notes and errors."""
+    if args.quiet:
+        with open(os.devnull, "w", encoding="utf-8") as nothing:
+            yield PlainOutput(nothing)
+    else:
+        yield PlainOutput(LastingOutput(sys.stderr)) if args.json else plain
+
+
+def _document(parser: argparse.ArgumentParser, report: Report, status: int, **more: Any) -> str:
+    name = parser.prog.removeprefix("qat ")
+    return report.document(command=name, version=__version__, exit_status=status, **more)
+
+
+def _failed(parser: argparse.ArgumentParser, report: Report, status: int, text: str) -> int:
+    """Say on standard error why a command ended, and in a document where that is wanted. Returns the exit status."""
+    print(f"{parser.prog}: {text}", file=sys.stderr)
+    if report.as_json:
+        with contextlib.suppress(OSError):
+            print(_document(parser, report, status, error=text.removeprefix("error: ")), flush=True)
+    return status
 
 
 def _choose_threads(args: argparse.Namespace) -> int | None:

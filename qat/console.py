@@ -1,22 +1,32 @@
-"""What commands print: log lines, a progress bar on a terminal, tables. Names and paths are printed without effect on
-the terminal.
+"""What commands print, in one place: results, given once as data and printed as tables and lines or as one JSON document; log
+lines and bars of progress; notes. Lines fit the width, and names and paths are printed without effect on the terminal.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
+import json
+import math
+import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any, TextIO, TypeVar
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 from rich.text import Text
 
 from qat.errors import one_line
+from qat.tables import Column, count, folded, named, percent, tables
+
+__all__ = ["Column", "count", "percent"]
 
 T = TypeVar("T")
+WIDTH = 80  #: columns of what is no terminal, where COLUMNS does not say otherwise
 SILENCE = 10.0  #: seconds without a line after which long work says how far it is, off a terminal
 BAR_AFTER = 1.0  #: seconds after which long work has a bar on a terminal
 
@@ -57,7 +67,8 @@ class LastingOutput:
 
 
 class PlainOutput:
-    """A stream that escapes control characters line by line, and characters that its encoding does not have.
+    """A stream that escapes control characters line by line, and characters that its encoding does not have, and that breaks
+    lines at spaces where they are wider than the output. A word that is wider, as a path, has a line of its own.
 
     ``make_console`` alone writes to the stream behind it, to which it sends styles.
 
@@ -67,27 +78,165 @@ class PlainOutput:
 
     def __init__(self, stream: TextIO | LastingOutput) -> None:
         self.behind = stream
+        self._begun = ""  # of a line whose end is still to come
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
 
     def write(self, text: str) -> int:
-        """Write the escaped text."""
-        return self.behind.write("\n".join(one_line(line.expandtabs()) for line in text.split("\n")))
+        """Write the escaped text, as far as its lines are whole."""
+        *lines, self._begun = (self._begun + text).split("\n")
+        for line in lines:
+            self.behind.write(folded(one_line(line.expandtabs()), width(self.behind)) + "\n")
+        return len(text)
+
+    def flush(self) -> None:
+        """Write the beginning of a line, too."""
+        begun, self._begun = self._begun, ""
+        if begun:
+            self.behind.write(one_line(begun.expandtabs()))
+        self.behind.flush()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.behind, name)
 
 
-def make_console() -> Console:
-    """A console on standard output; plain text without styles or wrapping where that is no terminal, or a dumb one.
+def width(stream: Any = None) -> int:
+    """How many columns what is printed may take: COLUMNS, else the terminal's, else ``WIDTH``."""
+    given = os.environ.get("COLUMNS", "")
+    if given.isdecimal() and int(given):
+        return int(given)
+    try:
+        return os.get_terminal_size((sys.stdout if stream is None else stream).fileno()).columns or WIDTH
+    except (AttributeError, OSError, ValueError):
+        return WIDTH
+
+
+def make_console(stream: Any = None) -> Console:
+    """A console on a stream, by default standard output; plain text without styles where that is no terminal, or a dumb one,
+    or where NO_COLOR is set.
 
     Text from elsewhere, as names and paths, has to be given to it through ``shown``.
     """
-    file = getattr(sys.stdout, "behind", None)
-    console = Console(highlight=False, file=file)
+    stream = sys.stdout if stream is None else stream
+    file = getattr(stream, "behind", stream)
+    plain = bool(os.environ.get("NO_COLOR"))
+    console = Console(highlight=False, file=file, width=width(file), color_system=None if plain else "auto")
     if console.is_terminal and not console.is_dumb_terminal:
         return console
-    return Console(highlight=False, file=file, width=200, color_system=None, force_terminal=False)
+    return Console(highlight=False, file=file, width=width(file), color_system=None, force_terminal=False)
+
+
+class Report:
+    """Where the results of a command go: they are printed, or kept for one JSON document.
+
+    Args:
+        as_json: whether nothing but the document is printed.
+        stream: where results go; None: where everything else goes, standard output.
+    """
+
+    def __init__(self, as_json: bool = False, stream: Any = None) -> None:
+        self.as_json, self._stream = as_json, stream
+        self.data: dict[str, Any] = {}
+
+    @property
+    def stream(self) -> Any:
+        """Where results are printed."""
+        return sys.stdout if self._stream is None else self._stream
+
+    def add(self, data: Mapping[str, Any]) -> None:
+        """Keep results for the document: of a list or a mapping that is there already, more."""
+        if self.as_json:
+            _join(self.data, data)
+
+    def document(self, **more: Any) -> str:
+        """All results as JSON. more: what comes before them."""
+        return json.dumps(_plain(more | self.data), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def _join(into: dict[str, Any], data: Mapping[str, Any]) -> None:
+    for key, value in data.items():
+        known = into.get(key)
+        if isinstance(known, dict) and isinstance(value, Mapping):
+            _join(known, value)
+        elif isinstance(known, list) and isinstance(value, list):
+            known.extend(value)
+        else:
+            into[key] = dict(value) if isinstance(value, Mapping) else value
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it: NumPy's numbers as Python's, paths as text, numbers that JSON lacks as null."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(x) for key, x in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(x) for x in value]
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+
+
+_PRINTED = Report()  # of whoever calls functions of commands otherwise
+_REPORT: ContextVar[Report] = ContextVar("report", default=_PRINTED)
+
+
+@contextlib.contextmanager
+def reporting(report: Report) -> Iterator[Report]:
+    """Within, results go to this report."""
+    token = _REPORT.set(report)
+    try:
+        yield report
+    finally:
+        _REPORT.reset(token)
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """Within, nothing is printed but notes, and no result is kept."""
+    with reporting(Report()), contextlib.redirect_stdout(io.StringIO()):
+        yield
+
+
+def result(text: str = "", **data: Any) -> None:
+    """A result of the command.
+
+    Args:
+        text: how it is printed, in one or several lines; "": it is in the document alone.
+        data: what it is in the JSON document, by key.
+    """
+    report = _REPORT.get()
+    report.add(data)
+    if text and not report.as_json:
+        print(text, file=report.stream)
+
+
+def print_whole(text: str, end: str = "\n") -> None:
+    """Print a text for another program, as a script or Markdown, whose lines are not broken."""
+    stream = _REPORT.get().stream
+    stream.flush()
+    getattr(stream, "behind", stream).write(text + end)
+
+
+def wrote(path: Any, words: str = "saved", more: str = "", **data: Any) -> None:
+    """A file that was written, as "saved lenet.ckpt": a result.
+
+    Args:
+        path: its name.
+        words: before it.
+        more: behind it.
+        data: of it, for the JSON document.
+    """
+    size = os.path.getsize(path) if os.path.isfile(path) else None
+    result(f"{words} {path}{more}", files=[{"path": str(path), "bytes": size} | data])
+
+
+def note(text: str) -> None:
+    """What the user should know of, as "note: ..." on standard error, also where results alone are printed."""
+    _REPORT.get().add({"notes": [text]})
+    print(folded(one_line(f"note: {text}"), width(sys.stderr)), file=sys.stderr, flush=True)
 
 
 class Pulse:
@@ -104,14 +253,17 @@ class Pulse:
         """Something else has been printed just now."""
         self._last = self._clock()
 
-    def watched(self, parts: Iterable[T], total: int, size: Callable[[T], int], name: str) -> Iterator[T]:
+    def watched(
+        self, parts: Iterable[T], total: int, size: Callable[[T], int], name: str, unit: str = "samples"
+    ) -> Iterator[T]:
         """The same parts, while it is shown how many are done.
 
         Args:
             parts: what is worked on, part by part.
-            total: samples in all parts.
+            total: samples in all parts, or what else they consist of.
             size: samples in a part.
             name: what computes, for the line.
+            unit: what is counted.
 
         Yields:
             The parts.
@@ -132,17 +284,21 @@ class Pulse:
                 yield part
                 done += size(part)
                 now = self._clock()
-                rate = f"{done / max(now - start, 1e-9):,.0f} samples/s"
+                rate = f"{_rate(done / max(now - start, 1e-9))} {unit}/s"
                 if console.is_terminal:
                     if now - start >= BAR_AFTER:
                         bar.start()
                     bar.update(task, completed=done, rate=rate)
                 elif now - self._last >= SILENCE:
-                    console.print(shown(f"{name}: {done:,} of {total:,} samples, {rate}"), soft_wrap=True)
+                    print_line(console, f"{name}: {done:,} of {total:,} {unit}, {rate}")
                     self._last = now
         finally:
             if bar.live.is_started:  # (it would print an empty line)
                 bar.stop()
+
+
+def _rate(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1 else f"{value:.2g}"
 
 
 def shown(text: str, style: str = "") -> Text:
@@ -150,34 +306,36 @@ def shown(text: str, style: str = "") -> Text:
     return Text(one_line(text), style=style)
 
 
-def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table below its title; all columns but the first are aligned to the right.
+def print_line(console: Console, text: str, style: str = "") -> None:
+    """Print a line in the width of the console, broken at spaces where it is wider."""
+    console.print(Text(folded(one_line(text), console.width), style=style), soft_wrap=True)
 
-    Nothing is cut off: where the terminal is narrow the headings are broken at spaces, and lines may wrap.
+
+def print_table(
+    title: str, columns: Sequence[str | Column], rows: Iterable[Sequence[Any]], key: str | None = "tables"
+) -> None:
+    """Give a table of results, printed below its title; all columns but the first are aligned to the right.
+
+    Nothing is cut off. Where the output is narrow, headings are broken at spaces, then texts, and what still does not fit
+    follows in a further table with the same first column.
 
     Args:
         title: above the table.
-        columns: the headings.
-        rows: a text for each column.
+        columns: the headings, or more of each column.
+        rows: a value for each column.
+        key: of the rows in the JSON document, a list of objects with the columns' keys. "tables" is a list of tables, with
+            their titles, for those that have no key of their own; None: what it shows is in the document already.
     """
-    rows = [*rows]
-    console = make_console()
-    table = _table(columns, rows)
-    if _width(console, table) > console.width:
-        table = _table([column.replace(" ", "\n") for column in columns], rows)
-        console.width = max(console.width, _width(console, table))
-    console.print(shown(title, "bold"), soft_wrap=True)  # a table's own title would wrap at its width
-    console.print(table)
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    table = Table()
-    for index, column in enumerate(columns):
-        table.add_column(Text(column), justify="left" if index == 0 else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*map(shown, row))
-    return table
-
-
-def _width(console: Console, table: Table) -> int:
-    return console.measure(table, options=console.options.update(max_width=1000)).maximum
+    rows, known = [*rows], [x if isinstance(x, Column) else Column(x) for x in columns]
+    report = _REPORT.get()
+    if report.as_json:
+        kept = named(known, rows)
+        if key is not None:
+            report.add({key: [{"title": title, "rows": kept}] if key == "tables" else kept})
+        return
+    report.stream.flush()
+    console = make_console(report.stream)
+    print_line(console, title, "bold")
+    cells = [[one_line(column.text(value)) for column, value in zip(known, row, strict=True)] for row in rows]
+    for table in tables(known, cells, console.width):
+        console.print(table)

@@ -41,6 +41,12 @@ def _mindspore_for_many_networks() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
+def _long_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands break no line, so that tests find what they look for; tests/test_widths.py looks at 80 columns."""
+    monkeypatch.setenv("COLUMNS", "1000")
+
+
+@pytest.fixture(autouse=True)
 def _few_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes that tests start share the cores with other tests."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from qat.cli import COMMANDS, Parser
+from qat.cli import Parser, add_command_arguments
+from qat.commands import COMMANDS
 from qat.data.download import SOURCES
 from qat.quantizers import FAMILY
 from qat.registry import TARGETS
@@ -91,8 +92,8 @@ def _is_module(parts: list[str]) -> bool:
 @cache
 def flags_of(module: str) -> frozenset[str]:
     parser = Parser()
-    importlib.import_module(f"qat.scripts.{module}").add_arguments(parser)
-    return frozenset({*parser._option_string_actions, "--flagfile", "--import"})
+    add_command_arguments(parser, importlib.import_module(f"qat.scripts.{module}").add_arguments)
+    return frozenset({*parser._option_string_actions, "--flagfile"})
 
 
 def command_lines(text: str) -> Iterator[tuple[str, list[str]]]:

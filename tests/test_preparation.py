@@ -214,13 +214,13 @@ def test_commands_follow_the_recipe_from_training_to_the_exported_file(
     assert "data, 2 classes of pictures, test samples" in out
     for model in ("q.ckpt", "net.onnx"):
         out, err = command("evaluate", "--model", model, "--test_path", "data")
-        assert "Accuracy: 100.00 on 20 pictures" in out
+        assert "Accuracy: 100.00 % on 20 pictures" in out
         assert "resized from 96x32 to 32x32 (stretch, bilinear)" in err
         out, _ = command("evaluate", "--model", model, "--test_path", "data", "--resize", "crop")
         assert "Accuracy: 100.00" not in out
     (tmp_path / "names.txt").write_text("right\nleft\n")
     out, _ = command("evaluate", "--model", "net.onnx", "--test_path", "data", "--class_names", "names.txt")
-    assert "Accuracy: 0.00 on 20" in out, "names say which class is which"
+    assert "Accuracy: 0.00 % on 20" in out, "names say which class is which"
     out, _ = command("run", "--model", "net.onnx", "--image", "data/test/right/0.png")
     assert next(line for line in out.splitlines() if "%" in line).split()[1] == "1"
 

@@ -90,9 +90,9 @@ def test_blocks_are_dropped_by_name(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 def test_an_unfinished_schedule_is_mentioned(slim: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--ckpt_path", slim, "--data_path", "digits", "--epochs", "1", "--save_path", tmp_path / "x.ckpt"]
-    status, out, _ = run(capsys, "train", *arguments, "--sparsity", "0.5", "--sparsity_end", "8000")
+    status, _, err = run(capsys, "train", *arguments, "--sparsity", "0.5", "--sparsity_end", "8000")
     assert status == 0
-    assert "note: 22 steps were trained, but pruning ends at step 8000; lower --sparsity_end" in out
+    assert "note: 22 steps were trained, but pruning ends at step 8000; lower --sparsity_end" in err
     status, out, _ = run(
         capsys,
         "train",

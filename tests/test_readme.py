@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qat.cli import COMMANDS, Parser, main
+from qat.cli import Parser, add_command_arguments, main
+from qat.commands import COMMANDS
 
 ROOT = Path(__file__).parent.parent
 MOST_LINES = 120  #: of the README: what does not fit is a subject of docs/
@@ -67,7 +68,7 @@ def test_every_command_of_the_readme_can_be_run_as_it_stands() -> None:
     for name, *arguments in commands:
         if arguments:  # a name alone speaks of the command
             parser = Parser()
-            import_module(f"qat.scripts.{COMMANDS[name][0]}").add_arguments(parser)
+            add_command_arguments(parser, import_module(f"qat.scripts.{COMMANDS[name][0]}").add_arguments)
             parser.parse_args(arguments)
 
 

@@ -212,8 +212,8 @@ class _Learning:
         """Learn block after block."""
         last = {name: at for at, block in enumerate(self.blocks) for name in block.inputs}
         found = []
-        name = f"{self.graph.name}, rounding of blocks"
-        for at, block in watched(enumerate(self.blocks), len(self.blocks), lambda _: 1, name):
+        name = f"{self.graph.name}, learned rounding"
+        for at, block in watched(enumerate(self.blocks), len(self.blocks), lambda _: 1, name, "blocks"):
             self.floats |= self._outputs(block, self.idle, self._float_values)
             rounded = self._rounded(block)
             found += [] if rounded is None else [rounded]

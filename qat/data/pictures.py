@@ -222,6 +222,7 @@ def find_pictures(path: str | Path, class_names: Sequence[str]) -> list[tuple[Pa
     """
     path = Path(path)
     labels = {name: label for label, name in enumerate(class_names)}
+    spaced = [name for name in class_names if " " in name]
 
     def label_of(text: str, where: str) -> int:
         if text in labels:
@@ -245,7 +246,9 @@ def find_pictures(path: str | Path, class_names: Sequence[str]) -> list[tuple[Pa
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        name, _, label = line.strip().rpartition(" ")
+        ends = [name for name in spaced if line.strip().endswith(f" {name}")]
+        label = max(ends, key=len) if ends else line.strip().rpartition(" ")[2]
+        name = line.strip().removesuffix(label)
         if not name:
             raise QatError(f"{path}, line {number}: {line[:60]!r} has no class; write 'picture.png class'")
         found.append((path.parent / name.strip(), label_of(label, f"{path}, line {number}")))

@@ -8,7 +8,6 @@ gives other outputs on an emulated processor than here.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import sys
@@ -20,7 +19,7 @@ import numpy as np
 
 from qat.analysis.timing import Times, alternate_timed
 from qat.cli import run_script
-from qat.console import print_table
+from qat.console import print_table, result
 from qat.deploy.interfaces import IsEmulated, IsTimed, Measured, Target
 from qat.errors import QatError
 from qat.scripts.common.files import check_file, trusted_target
@@ -57,7 +56,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--layers", action="store_true", help="with --cores: the instructions of each layer too")
     parser.add_argument("--cflags", default="", help="of the compiler for --cores, after -std=c99 -O2: --cflags=-O3")
     parser.add_argument("--blocks", type=int, default=100, help="how often each file's turn comes")
-    parser.add_argument("--json", action="store_true", help="print JSON in place of tables")
     add_trust_argument(parser)
 
 
@@ -92,10 +90,7 @@ def run(args: argparse.Namespace) -> int:
         "here": [_row(file, own, times[0]) for file, own in zip(files, times, strict=True)],
         "cores": _with_ratios(emulated),
     }
-    if args.json:
-        print(json.dumps(found, indent=2))
-    else:
-        _print(found)
+    _print(found)
     return int(any(row["differ"] for row in emulated))
 
 
@@ -175,6 +170,7 @@ def _with_ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _print(found: Mapping[str, Any]) -> None:
+    result(**found)
     columns = ("file", "runs in", "bytes", "median us", "quartiles", "least", "ratio")
     print_table(
         f"An inference on this machine, {found['machine']}, one thread",
@@ -191,6 +187,7 @@ def _print(found: Mapping[str, Any]) -> None:
             )
             for row in found["here"]
         ],
+        None,
     )
     if not found["cores"]:
         return
@@ -202,11 +199,12 @@ def _print(found: Mapping[str, Any]) -> None:
             (row["file"], row["core"], *(f"{row[key]:,}" for key in keys), f"{row['ratio']:.2f}", f"{row['differ']:,}")
             for row in found["cores"]
         ],
+        None,
     )
     for row in found["cores"]:
         if "layers" in row:
             layers = [(name, f"{n:,}", f"{100 * n / row['instructions']:.1f} %") for name, n in row["layers"].items()]
-            print_table(f"{row['file']} on a {row['core']}", ("layer", "instructions", "share"), layers)
+            print_table(f"{row['file']} on a {row['core']}", ("layer", "instructions", "share"), layers, None)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,14 @@ import argparse
 import sys
 from pathlib import Path
 
+import qat
 from qat.cli import run_script
-from qat.files import check_writable, write_atomically
-from qat.scripts.common.calibration import add_calibration_arguments, calibrated
+from qat.console import result, wrote
+from qat.files import write_atomically
+from qat.scripts.common.calibration import add_calibration_arguments, calibrated, check_calibration
 from qat.scripts.common.files import load_checkpoint, load_data
 from qat.scripts.common.flags import add_backend_arguments, add_checkpoint_argument, add_data_argument
+from qat.scripts.common.plan import add_writing_arguments, check_outputs, of_data, of_graph, stop_if_dry
 from qat.scripts.common.printing import print_accuracies
 from qat.scripts.common.quantization import add_quantization_arguments, quantization_settings
 from qat.scripts.common.repair import add_repair_arguments, config_path, repaired, wants_repair
@@ -32,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_calibration_arguments(parser)
     add_quantization_arguments(parser)
     add_repair_arguments(parser)
+    add_writing_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -41,21 +45,32 @@ def run(args: argparse.Namespace) -> None:
     path = Path(args.save_path or source.with_name(f"{source.stem}_calibrated{source.suffix}"))
     repairs, written = wants_repair(args), config_path(path)
     for each in (path, written) if repairs else (path,):
-        check_writable(each)
+        check_outputs(args, each)
     dataset = load_data(args.data_path, checkpoint, args)
     check_labels(checkpoint.graph, dataset, checkpoint.task)
     settings = quantization_settings(args)
+    check_calibration(args, dataset)
+    if args.dry_run:
+        qat.convert_quant_network(checkpoint.graph, **settings)  # or its QatError
+    stop_if_dry(
+        args,
+        f"calibrate on {args.images:,} training images"
+        + (", and raise layers until the target is met" if repairs else ""),
+        reads=[(args.ckpt_path, of_graph(checkpoint.graph)), (args.data_path, of_data(dataset))],
+        writes=[path, written] if repairs else [path],
+    )
     if repairs:
         found = repaired(args, checkpoint, dataset, settings)
-        result = found.checkpoint
+        quantized = found.checkpoint
         write_atomically(written, found.quant_config().encode())
     else:
-        result = calibrated(args, checkpoint, dataset, **settings)
-    result.save(path)
-    print_accuracies(args, checkpoint, result, dataset)
+        quantized = calibrated(args, checkpoint, dataset, **settings)
+    quantized.save(path)
+    result(network=quantized.graph.name, task=quantized.task.name, samples=len(dataset.test))
+    print_accuracies(args, checkpoint, quantized, dataset)
     if repairs:
-        print(f"wrote {written}, which repeats it: --quant_config")
-    print(f"saved {path}")
+        wrote(written, "wrote", ", which repeats it: --quant_config")
+    wrote(path)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import numpy as np
 
 from qat.analysis.figures import Picture
 from qat.cli import run_script
-from qat.console import print_table
+from qat.console import print_table, wrote
 from qat.errors import QatError
 from qat.files import check_writable, write_atomically
 from qat.scripts.training_diagnostics import add_models_arguments, chosen_models, pruned_version
@@ -79,12 +79,12 @@ def run(args: argparse.Namespace) -> None:
         lines = [f"Data: {models[0].data}, from {models[0].folds[0].result['source']}."]
         title = f"{checkpoints[0].graph.name}: widths and pruning"
         write_atomically(args.report, html_report(title, lines, args.command, sections).encode())
-        print(f"saved {args.report}")
+        wrote(args.report)
 
 
 def _save(picture: Picture, stem: Path) -> None:
     for path in picture.save(stem):
-        print(f"saved {path}")
+        wrote(path)
 
 
 def _models_section(models: list[Model], layers: list[list[Layer]]) -> Section:

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from qat.analysis.compression import compress, weight_sizes
 from qat.cli import run_script
-from qat.console import print_table
+from qat.console import print_table, result, wrote
 from qat.errors import QatError
-from qat.files import check_distinct, check_writable
+from qat.files import check_distinct
 from qat.quantizers import WeightQuantizer
 from qat.scripts.common.calibration import add_calibration_arguments, calibrated
 from qat.scripts.common.files import load_data
@@ -26,6 +26,7 @@ from qat.scripts.common.flags import (
     add_data_argument,
     arithmetic_settings,
 )
+from qat.scripts.common.plan import add_writing_arguments, check_outputs, of_data, of_graph, stop_if_dry
 from qat.scripts.common.printing import print_accuracies
 from qat.scripts.common.quantization import check_arithmetic
 from qat.training.checkpoint import Checkpoint
@@ -54,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the choice of images")
     add_arithmetic_argument(parser, "that of the checkpoint; of a float one float")
     add_calibration_arguments(parser)
+    add_writing_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -75,19 +77,28 @@ def run(args: argparse.Namespace) -> None:
     source = Path(args.input_path)
     path = Path(args.output_path or source.with_name(f"{source.stem}_compressed{source.suffix}"))
     check_distinct(path, source, "--output_path and --input_path")
-    check_writable(path)
+    check_outputs(args, path)
     dataset = load_data(args.data_path, checkpoint, args) if args.data_path else None
+    stop_if_dry(
+        args,
+        f"quantize weights: {quantizer}" + ("" if dataset is None else ", and calibrate activations"),
+        reads=[
+            (args.input_path, of_graph(checkpoint.graph)),
+            *([(args.data_path, of_data(dataset))] if dataset else []),
+        ],
+        writes=[path],
+    )
     if dataset is None or checkpoint.graph.is_quantized:
-        result = compress(checkpoint, quantizer)
+        found = compress(checkpoint, quantizer)
     else:
-        result = calibrated(args, checkpoint, dataset, weight_quantizer=quantizer, **arithmetic_settings(args))
-    result.save(path)
-    print_sizes(checkpoint, result, quantizer)
+        found = calibrated(args, checkpoint, dataset, weight_quantizer=quantizer, **arithmetic_settings(args))
+    found.save(path)
+    print_sizes(checkpoint, found, quantizer)
     if dataset is not None:
-        print_accuracies(args, checkpoint, result, dataset)
-    elif not result.graph.is_quantized:
+        print_accuracies(args, checkpoint, found, dataset)
+    elif not found.graph.is_quantized:
         print("activations stay real numbers; with --data_path they get 8 bits, and the network can run in integers")
-    print(f"saved {path}")
+    wrote(path)
 
 
 def print_sizes(before: Checkpoint, after: Checkpoint, quantizer: WeightQuantizer) -> None:
@@ -107,7 +118,8 @@ def print_sizes(before: Checkpoint, after: Checkpoint, quantizer: WeightQuantize
     print_table(
         f"Weights, {quantizer}", ("layer", "weights", "bits before", "after", "bytes before", "after, packed"), rows
     )
-    print(f"weights: {totals[0]:,} bits -> {totals[1]:,} bits, {totals[0] / totals[1]:.2f} times smaller")
+    text = f"weights: {totals[0]:,} bits -> {totals[1]:,} bits, {totals[0] / totals[1]:.2f} times smaller"
+    result(text, weight_bits_before=totals[0], weight_bits=totals[1])
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import numpy as np
 
 from qat import data
 from qat.cli import run_script
+from qat.console import wrote
 from qat.data import Split
 from qat.data.class_pictures import FORMATS, write_class_folders, write_with_masks
 from qat.data.pictures import MODES, write_pictures
@@ -23,6 +24,7 @@ from qat.data.rows import Samples
 from qat.data.shapes import SHAPES, shapes
 from qat.errors import QatError
 from qat.scripts.common.flags import add_data_argument, chosen_preparation
+from qat.scripts.common.plan import add_writing_arguments, of_data, stop_if_dry
 from qat.vocabulary.arrays import as_tuple
 
 SYNTHETIC = "shapes"  #: the --data_path of pictures that are drawn
@@ -55,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--picture_format", choices=tuple(FORMATS), default="png", help="of the files in class folders")
     parser.add_argument("--seed", type=int, default=0, help="of synthetic shapes")
+    add_writing_arguments(parser, replaces=False)
 
 
 def _is_pictures(images: Samples) -> bool:
@@ -69,7 +72,7 @@ def _write_masks(args: argparse.Namespace, part: str, split: Split, count: int) 
         raise QatError(f"{args.data_path}: holds no pictures with a class for each pixel; leave --masks out")
     folder = Path(args.out) / part
     write_with_masks(folder, images[:count], labels[:count])
-    print(f"wrote {count:,} pictures and their masks to {folder}")
+    wrote(folder, f"wrote {count:,} pictures and their masks to")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -89,6 +92,12 @@ def run(args: argparse.Namespace) -> None:
             usual: Preparation = getattr(images, "usual", PLAIN)
             recipe = chosen_preparation(args, None, usual, args.data_path)
             dataset = dataset.resized((images.shape[1], args.size, args.size), recipe)
+    stop_if_dry(
+        args,
+        "write its images as pictures" if args.count is None else f"write {args.count:,} of its images as pictures",
+        reads=[(args.data_path, of_data(dataset))],
+        writes=[args.out],
+    )
     parts = ("train", "test") if (args.class_folders or args.masks) and args.split is None else (args.split or "test",)
     for part in parts:
         split = getattr(dataset, part)
@@ -107,10 +116,10 @@ def run(args: argparse.Namespace) -> None:
         if args.class_folders:
             folder = Path(args.out) / part
             write_class_folders(folder, images, labels, names, args.picture_format)
-            print(f"wrote {count:,} pictures in {len(set(labels.tolist())):,} folders of {folder}")
+            wrote(folder, f"wrote {count:,} pictures in {len(set(labels.tolist())):,} folders of")
         else:
             index = write_pictures(args.out, images, labels, names)
-            print(f"wrote {count:,} pictures, {index} and {Path(args.out) / 'class_names.txt'}")
+            wrote(index, f"wrote {count:,} pictures,", f" and {Path(args.out) / 'class_names.txt'}")
 
 
 if __name__ == "__main__":

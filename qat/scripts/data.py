@@ -6,7 +6,9 @@ import argparse
 import sys
 
 from qat.cli import run_script
+from qat.console import result
 from qat.data.download import SOURCES, Source, download
+from qat.scripts.common.plan import add_writing_arguments, stop_if_dry
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,13 +18,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--home", help="another place to fetch it from, by https: the start of the addresses of its files"
     )
+    add_writing_arguments(parser, replaces=False)
 
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
     source = SOURCES[args.name]
+    stop_if_dry(args, f"download {len(source.files)} files from {args.home or source.home}", writes=[args.out])
     written = download(Source(args.home or source.home, source.files), args.out)
-    print(f"{args.out}: {len(written)} files written" if written else f"{args.out}: everything is there already")
+    text = f"{args.out}: {len(written)} files written" if written else f"{args.out}: everything is there already"
+    result(text, files=[{"path": str(path)} for path in written])
 
 
 if __name__ == "__main__":

@@ -20,9 +20,9 @@ from qat.analysis.diagnosed import Diagnosis, Layer
 from qat.analysis.diagnosis import completed, diagnose
 from qat.analysis.figures import COLOURS, Picture, check_picture, plain_text
 from qat.cli import run_script
-from qat.console import print_table
+from qat.console import note, print_table, result, wrote
 from qat.data import Split
-from qat.errors import QatError, one_line
+from qat.errors import QatError
 from qat.files import check_writable, write_atomically
 from qat.graph import Params
 from qat.passes.rescale_channels import rescaled_like
@@ -87,24 +87,26 @@ def run(args: argparse.Namespace) -> None:
     moved = _calibrated(checkpoint, "rounding") - {NEAREST, None}
     if floats is None and (moved or True in _calibrated(checkpoint, "bias_correction")):
         what = "weights" if moved else "biases"
-        print(
-            f"note: its {what} were changed for its integers, so that in float it is not the network that it came from; "
+        note(
+            f"its {what} were changed for its integers, so that in float it is not the network that it came from; "
             "give that as --float_ckpt"
         )
     for x in found.outputs:
         agrees = "" if x.agreement is None else f", same largest number {100 * x.agreement:.1f} %"
-        print(one_line(f"{x.name}: SQNR {_db(x.sqnr)} dB, cosine {x.cosine:.5f}{agrees}"))
+        result(f"{x.name}: SQNR {_db(x.sqnr)} dB, cosine {x.cosine:.5f}{agrees}", outputs=[asdict(x)])
     rows = found.by_blame
     shown = "" if len(rows) <= args.top else f", the first {args.top} of {len(rows)} layers"
-    print_table(f"{found.network}: integers against float, {data}{shown}", COLUMNS, map(_row, rows[: args.top]))
+    title = f"{found.network}: integers against float, {data}{shown}"
+    print_table(title, COLUMNS, map(_row, rows[: args.top]), None)
+    result(network=found.network, samples=found.samples, layers=[asdict(x) for x in rows])
     for advice in found.advice:
-        print(one_line(f"advice: {advice.text}"))
+        result(f"advice: {advice.text}", advice=[advice.text])
     if args.csv_path:
         write_atomically(args.csv_path, _csv(found).encode())
-        print(f"wrote {args.csv_path}")
+        wrote(args.csv_path, "wrote")
     if args.picture_path:
         _picture(found, data).write(args.picture_path)
-        print(f"wrote {args.picture_path}")
+        wrote(args.picture_path, "wrote")
 
 
 def _chosen(args: argparse.Namespace, split: Split) -> Split:

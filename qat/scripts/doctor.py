@@ -16,7 +16,7 @@ import numpy as np
 
 import qat
 from qat.cli import run_script
-from qat.console import print_table
+from qat.console import print_table, result
 from qat.data.loading import READERS
 from qat.deploy.inference import trace
 from qat.deploy.interfaces import IsEmulated
@@ -73,9 +73,11 @@ def run(args: argparse.Namespace) -> int:
     long = [(what, remedy) for what, _, _, remedy in rows if len(remedy) > LONGEST_REMEDY]
     shown = [(*row[:2], "FAILS", row[3] or "see below") if row[2].startswith(FAILS) else row for row in rows]
     shown = [(*row[:3], "see below") if len(row[3]) > LONGEST_REMEDY else row for row in shown]
-    print_table("What is here", ("", "packages", "state", "what to do"), shown)
+    keys = ("what", "packages", "state", "remedy")
+    result(python=platform.python_version(), parts=[dict(zip(keys, row, strict=True)) for row in rows])
+    print_table("What is here", ("", "packages", "state", "what to do"), shown, None)
     for what, reason in failed + long:  # a message in a cell would make each line of the table as long
-        print(f"{what}: {reason}")
+        result(f"{what}: {reason}")
     return int(bool(failed))
 
 

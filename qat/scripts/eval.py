@@ -7,6 +7,7 @@ import sys
 
 import qat
 from qat.cli import run_script
+from qat.console import result
 from qat.scripts.common.files import load_checkpoint, load_data
 from qat.scripts.common.flags import add_backend_arguments, add_checkpoint_argument, add_data_argument
 from qat.scripts.common.printing import print_arithmetic, print_metrics
@@ -38,6 +39,7 @@ def run(args: argparse.Namespace, *, quantized: bool = False) -> None:
     check_labels(checkpoint.graph, dataset, checkpoint.task)
     model = backend.lower(checkpoint.graph, checkpoint.params, device_target=args.device_target)
     outputs = backend.predict(model, dataset.test.images)
+    result(network=checkpoint.graph.name, task=checkpoint.task.name, samples=len(dataset.test))
     print_arithmetic(checkpoint.graph)
     print_metrics(checkpoint.task, checkpoint.task.metrics(checkpoint.graph, outputs, dataset.test))
     print_classes(args, checkpoint.task, outputs, dataset.test.labels, dataset.class_names)

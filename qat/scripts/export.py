@@ -6,17 +6,20 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import qat
 from qat.cli import run_script
+from qat.console import result, wrote
+from qat.data import Dataset
 from qat.data.loading import exists
 from qat.deploy.arithmetics import arithmetic_options, default_arithmetic, kept_with
 from qat.deploy.certificate import statement
 from qat.deploy.floats import export_float
 from qat.deploy.interfaces import SWITCH, YES, HoldsFloats, Option, Target
 from qat.deploy.verify import export_verified
-from qat.errors import QatError, one_line
+from qat.errors import QatError
 from qat.integer.widths import PACKINGS
 from qat.registry import formats, target_names
 from qat.scripts.common.files import load_checkpoint, load_data, output_path
@@ -26,6 +29,7 @@ from qat.scripts.common.flags import (
     add_checkpoint_argument,
     add_data_argument,
 )
+from qat.scripts.common.plan import add_writing_arguments, check_outputs, of_data, of_graph, stop_if_dry
 from qat.scripts.common.printing import print_arithmetics, print_certificate
 from qat.scripts.common.report import print_summary
 from qat.training.checkpoint import Checkpoint
@@ -47,6 +51,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_data_argument(parser, required=False, workers=True)
     add_backend_arguments(parser)
     add_target_options(parser)
+    add_writing_arguments(parser)
 
 
 def add_target_options(parser: argparse.ArgumentParser) -> None:
@@ -106,6 +111,7 @@ def run(args: argparse.Namespace) -> int:
     target = qat.target(args.file_format)
     options = _chosen(args, target)
     path = output_path(args.file_name, target.SUFFIX)
+    check_outputs(args, path)
     packing = next((x for x in PACKINGS if x == options.get("packing")), PACKINGS[0])  # the summary counts C's bytes
     if args.float:
         if args.arithmetic not in (None, "float"):
@@ -118,24 +124,28 @@ def run(args: argparse.Namespace) -> int:
             )
             raise QatError(f"--float: {target.NAME}: {what}; leave it out, or choose --file_format ONNX")
         checkpoint = load_checkpoint(args.ckpt_path, quantized=False)
+        _stop_if_dry(args, checkpoint, None, path)
         export_float(target, checkpoint.graph, checkpoint.params, path)
-        print(f"wrote {path}, {path.stat().st_size:,} bytes, float")
+        wrote(path, "wrote", f", {path.stat().st_size:,} bytes, float", verified=False)
         return 0
     checkpoint = load_checkpoint(args.ckpt_path, quantized=True)
     integers = qat.to_integer(checkpoint.graph, checkpoint.params)
     if args.no_verify:
+        _stop_if_dry(args, checkpoint, None, path)
         arithmetic, own = args.arithmetic or default_arithmetic(target, graph=integers), integers.arithmetic
         running = arithmetic_options(target, arithmetic)
         integers = replace(integers, arithmetic=arithmetic)
         target.export(integers, path, **options, **running)
         target.write_metadata(path, kept_with(checkpoint, arithmetic))
         if arithmetic != own:
-            print(one_line(statement(path, arithmetic, own, None)))
-        print(f"wrote {path}, {path.stat().st_size:,} bytes, not verified")
+            text = statement(path, arithmetic, own, None)
+            result(text, statements=[text])
+        wrote(path, "wrote", f", {path.stat().st_size:,} bytes, not verified", verified=False)
         print_summary(checkpoint.graph, checkpoint.params, integers, packing=packing)
         return 0
     backend = qat.backend(args.backend)
     dataset = load_data(args.data_path or _trained_on(args.ckpt_path, checkpoint), checkpoint, args)
+    _stop_if_dry(args, checkpoint, dataset, path)
     certificate = export_verified(
         path,
         target,
@@ -149,11 +159,21 @@ def run(args: argparse.Namespace) -> int:
         integers=integers,
     )
     print_arithmetics(certificate)
-    print(f"wrote {path}, {path.stat().st_size:,} bytes")
+    wrote(path, "wrote", f", {path.stat().st_size:,} bytes", verified=True)
     integers = replace(integers, arithmetic=certificate.arithmetic)
     print_summary(checkpoint.graph, checkpoint.params, integers, packing=packing)
     print_certificate(certificate)
     return 0 if certificate.passed else 1
+
+
+def _stop_if_dry(args: argparse.Namespace, checkpoint: Checkpoint, dataset: Dataset | None, path: Path) -> None:
+    target = qat.target(args.file_format)
+    how = "without a certificate" if dataset is None else f"and compare its codes on {len(dataset.test):,} samples"
+    if dataset is not None:
+        target.runtime()  # or its QatError
+    reads = [] if dataset is None else [(args.data_path or dataset.source, of_data(dataset))]
+    reads.insert(0, (args.ckpt_path, of_graph(checkpoint.graph)))
+    stop_if_dry(args, f"export {target.NAME} {how}", reads=reads, writes=[path])
 
 
 def _trained_on(ckpt_path: str, checkpoint: Checkpoint) -> str:

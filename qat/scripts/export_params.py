@@ -6,8 +6,10 @@ import argparse
 import sys
 
 from qat.cli import run_script
+from qat.console import wrote
 from qat.files import check_distinct
 from qat.scripts.common.flags import add_checkpoint_argument, parameter_files, with_files
+from qat.scripts.common.plan import add_writing_arguments, check_outputs, of_graph, stop_if_dry
 from qat.training.checkpoint import Checkpoint
 from qat.training.native import NAMINGS
 
@@ -23,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="graph",
         help="names as in the network (conv1.weight), or as MindSpore's own fused cells have them (conv1.conv.weight)",
     )
+    add_writing_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -31,8 +34,16 @@ def run(args: argparse.Namespace) -> None:
     checkpoint = Checkpoint.load(args.ckpt_path)
     named = NAMINGS[args.naming]
     params = {named(name, checkpoint.graph): array for name, array in checkpoint.params.items()}
-    parameter_files(args.backend).save_params(params, args.file)
-    print(f"wrote {args.file}: {len(params)} arrays")
+    files = parameter_files(args.backend)
+    check_outputs(args, args.file, known=False)
+    stop_if_dry(
+        args,
+        f"write {len(params)} arrays as {args.backend} has them",
+        reads=[(args.ckpt_path, of_graph(checkpoint.graph))],
+        writes=[args.file],
+    )
+    files.save_params(params, args.file)
+    wrote(args.file, "wrote", f": {len(params)} arrays")
 
 
 if __name__ == "__main__":

@@ -10,9 +10,10 @@ from typing import Any
 import qat
 from qat.cells.input import CODES, Input
 from qat.cli import run_script
+from qat.console import note, result, wrote
 from qat.data.preparation import Preparation
 from qat.errors import QatError, one_line
-from qat.files import check_distinct, check_writable
+from qat.files import check_distinct
 from qat.imports.compare import MOST_SAMPLES, TOLERANCE
 from qat.imports.entry import pixels
 from qat.imports.model import SUFFIXES, open_source
@@ -21,6 +22,7 @@ from qat.plugins import own_object, working_directory_last
 from qat.scripts.common.files import load_data
 from qat.scripts.common.flags import PREPARATION, add_data_argument, chosen_preparation
 from qat.scripts.common.normalization import RAW_STD, normalization_notes, print_normalization
+from qat.scripts.common.plan import add_writing_arguments, check_outputs, of_data, of_graph, stop_if_dry
 from qat.scripts.common.tasks import add_task_argument, with_task
 from qat.vocabulary.arrays import as_arrays, as_tuple
 from qat.vocabulary.listing import dimensions
@@ -76,12 +78,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data_argument(
         parser, required=False, otherwise="4 random samples", also=f"{MOST_SAMPLES} samples of it are compared"
     )
+    add_writing_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
     check_distinct(args.ckpt_path, args.model, "--ckpt_path and --model")
-    check_writable(args.ckpt_path)
+    check_outputs(args, args.ckpt_path)
     opened = open_source(_source(args.model), None, args.input_shape)
     opened = opened if args.outputs is None else opened.cut(args.outputs)
     imported = qat.import_model(opened, inputs=_inputs(args, opened.program), tolerance=args.tolerance)
@@ -91,16 +94,22 @@ def run(args: argparse.Namespace) -> None:
         images = as_tuple(dataset.train.images)
         imported.compare(as_arrays(tuple(x[:MOST_SAMPLES] for x in images)), tolerance=args.tolerance)
     outputs = " and ".join(dimensions(graph.shapes[name]) for name in graph.outputs)
-    print(f"{graph.name}: takes {' and '.join(map(str, graph.input_specs))}, gives {outputs}")
+    result(f"{graph.name}: takes {' and '.join(map(str, graph.input_specs))}, gives {outputs}", network=graph.name)
     print_normalization(graph)
-    for note in [*imported.notes, *normalization_notes(args.model, graph, imported.params, dataset)]:
-        print(one_line(f"note: {note}"), file=sys.stderr)
-    print(f"{graph.name} {imported.difference}")
+    for text in [*imported.notes, *normalization_notes(args.model, graph, imported.params, dataset)]:
+        note(text)
+    result(f"{graph.name} {imported.difference}", difference=str(imported.difference))
+    stop_if_dry(
+        args,
+        f"keep {of_graph(graph)}",
+        reads=[(args.model, f"{len(graph.nodes)} nodes"), *([(args.data_path, of_data(dataset))] if dataset else [])],
+        writes=[args.ckpt_path],
+    )
     recipe = dataset.preparation if dataset is not None else chosen_preparation(args, None, Preparation(), "")
     said = dataset is not None or any(getattr(args, name) is not None for name in PREPARATION)
     checkpoint = replace(imported.checkpoint(), preparation=recipe if said else None)
     with_task(args, checkpoint).save(args.ckpt_path)
-    print(f"saved {args.ckpt_path}: {len(graph.nodes)} nodes, {graph.count_trainable():,} trainable parameters")
+    wrote(args.ckpt_path, more=f": {len(graph.nodes)} nodes, {graph.count_trainable():,} trainable parameters")
 
 
 def _source(model: str) -> Any:

@@ -10,10 +10,11 @@ from qat.analysis.norm_inputs import small_variances
 from qat.cells.input import Input
 from qat.cells.linear import LinearCell
 from qat.cli import run_script
+from qat.console import note, result, wrote
 from qat.data import Dataset
 from qat.data.preparation import PLAIN
-from qat.errors import QatError, one_line
-from qat.files import check_distinct, check_writable
+from qat.errors import QatError
+from qat.files import check_distinct
 from qat.graph import Graph
 from qat.networks import create
 from qat.networks.fitting import AUTO
@@ -35,6 +36,7 @@ from qat.scripts.common.normalization import (
     takes_pixels,
     with_cells,
 )
+from qat.scripts.common.plan import add_writing_arguments, check_outputs, of_data, of_graph, stop_if_dry
 from qat.scripts.common.tasks import add_task_argument, with_task
 from qat.training.checkpoint import Checkpoint
 from qat.training.matching import matched_by_order
@@ -63,6 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--ckpt_path", required=True, help="checkpoint to write")
     add_task_argument(parser, "classification")
+    add_writing_arguments(parser)
     names = parser.add_mutually_exclusive_group()
     names.add_argument(
         "--rename", nargs="+", default=[], metavar="OLD=NEW", help="beginnings of names in the file, and in the network"
@@ -90,16 +93,22 @@ def run(args: argparse.Namespace) -> None:
             raise QatError(f"--rename {pair!r}: give OLD=NEW, as bn1=conv1.bn")
         renamed[old] = new
     check_distinct(args.ckpt_path, args.file, "--ckpt_path and --file")
-    check_writable(args.ckpt_path)
+    check_outputs(args, args.ckpt_path)
     graph, dataset = _network(args)
     arrays = parameter_files(args.backend).load_params(args.file)
     if args.match == "order":
         renamed, pairs = matched_by_order(graph, arrays, args.file)
-        print("\n".join(["matched by order:", *(one_line(f"  {pair}") for pair in pairs)]))
+        result("\n".join(["matched by order:", *(f"  {pair}" for pair in pairs)]), pairs=[str(pair) for pair in pairs])
     params, notes = params_from(graph, arrays, renamed, args.file)
     _print_assumed(args, graph, params)
-    for note in [*notes, *normalization_notes(args.file, graph, params, dataset)]:
-        print(one_line(f"note: {note}"), file=sys.stderr)
+    for text in [*notes, *normalization_notes(args.file, graph, params, dataset)]:
+        note(text)
+    stop_if_dry(
+        args,
+        f"keep {of_graph(graph)}",
+        reads=[(args.file, f"{len(arrays)} arrays"), *([(args.data_path, of_data(dataset))] if dataset else [])],
+        writes=[args.ckpt_path],
+    )
     preparation = chosen_preparation(args, None, PLAIN, "") if dataset is None else dataset.preparation
     checkpoint = Checkpoint(
         graph,
@@ -108,7 +117,7 @@ def run(args: argparse.Namespace) -> None:
         class_names=() if dataset is None else dataset.class_names,
     )
     with_task(args, checkpoint).save(args.ckpt_path)
-    print(f"saved {args.ckpt_path}: {graph.name}, {graph.count_trainable():,} trainable parameters")
+    wrote(args.ckpt_path, more=f": {graph.name}, {graph.count_trainable():,} trainable parameters")
 
 
 def _network(args: argparse.Namespace) -> tuple[Graph, Dataset | None]:

@@ -15,15 +15,15 @@ import qat
 from qat import pruning
 from qat.analysis import metrics
 from qat.cli import run_script
-from qat.console import print_table
+from qat.console import print_table, result, wrote
 from qat.data import Dataset
 from qat.errors import QatError
-from qat.files import check_writable
 from qat.graph import Graph
 from qat.pruning.channels import SCOPES, Budget
 from qat.pruning.importance import METHODS, Importance
 from qat.scripts.common.files import load_checkpoint, load_data
 from qat.scripts.common.flags import add_backend_arguments, add_checkpoint_argument
+from qat.scripts.common.plan import add_writing_arguments, check_outputs, of_data, of_graph, stop_if_dry
 from qat.scripts.common.printing import print_metric
 from qat.tasks import Task
 from qat.training.checkpoint import Checkpoint
@@ -57,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     taylor.add_argument("--batch_size", type=int, default=64, help="images a batch")
     taylor.add_argument("--seed", type=int, default=0, help="seed of the choice of images")
     parser.add_argument("--save_path", help="checkpoint file to write (default: <ckpt_path>_pruned.ckpt)")
+    add_writing_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -65,11 +66,20 @@ def run(args: argparse.Namespace) -> None:
     checkpoint = load_checkpoint(args.ckpt_path, quantized=False)
     source = Path(args.ckpt_path)
     path = Path(args.save_path or source.with_name(f"{source.stem}_pruned{source.suffix}"))
-    check_writable(path)
+    check_outputs(args, path)
     dataset = None
     if args.data_path is not None:
         dataset = load_data(args.data_path, checkpoint, args)
         check_labels(checkpoint.graph, dataset, checkpoint.task)
+    stop_if_dry(
+        args,
+        f"remove channels by {args.method}",
+        reads=[
+            (args.ckpt_path, of_graph(checkpoint.graph)),
+            *([(args.data_path, of_data(dataset))] if dataset else []),
+        ],
+        writes=[path],
+    )
     graph, params = pruning.drop_blocks(checkpoint.graph, checkpoint.params, args.drop_blocks)
     if limits:
         graph, params = pruning.prune_channels(
@@ -85,10 +95,10 @@ def run(args: argparse.Namespace) -> None:
         raise QatError(f"{args.ckpt_path}: with these arguments nothing is removed; raise --ratio, or lower the limit")
     names = ("method", "ratio", "max_macs", "max_params", "scope", "minimum", "multiple_of", "drop_blocks", "batches")
     record = {"pruning": {name: getattr(args, name) for name in (*names, "batch_size", "seed")}}
-    result = replace(checkpoint.derived(graph, params), history=(record, *checkpoint.history))
-    result.save(path)
-    _report(args, checkpoint, result, dataset)
-    print(f"saved {path}")
+    pruned = replace(checkpoint.derived(graph, params), history=(record, *checkpoint.history))
+    pruned.save(path)
+    _report(args, checkpoint, pruned, dataset)
+    wrote(path)
 
 
 def _limits(args: argparse.Namespace) -> dict[str, Any]:
@@ -133,19 +143,17 @@ def _importance(
 def _report(args: argparse.Namespace, before: Checkpoint, after: Checkpoint, dataset: Dataset | None) -> None:
     """What became smaller, and what that costs before any fine-tuning."""
     kept = {group.name: len(group) for group in pruning.channel_groups(after.graph)}
-    rows = [
-        (group.name, str(len(group)), str(kept.get(group.name, "dropped")))
-        for group in pruning.channel_groups(before.graph)
-    ]
-    print_table("Channels", ("layer", "before", "after"), rows)
+    rows = [(group.name, len(group), kept.get(group.name, "dropped")) for group in pruning.channel_groups(before.graph)]
+    print_table("Channels", ("layer", "before", "after"), rows, "channels")
     counts = [(each.graph.count_trainable(), metrics.total_macs(each.graph)) for each in (before, after)]
     for what, old, new in zip(("parameters", "products an image"), *counts, strict=True):
-        print(f"{what}: {old:,} -> {new:,} ({old / new:.2f} times fewer)")
+        text = f"{what}: {old:,} -> {new:,} ({old / new:.2f} times fewer)"
+        result(text, **{"parameters" if what == "parameters" else "macs": {"before": old, "after": new}})
     if dataset is not None:
         backend = qat.backend(args.backend)
         for when, each in (("before", before), ("after", after)):
             found = evaluate_metrics(backend, each, dataset.test, device_target=args.device_target)
-            print_metric(each.task, found, f" {when}: ")
+            print_metric(each.task, found, f" {when}: ", "metrics_before" if when == "before" else "metrics")
 
 
 if __name__ == "__main__":

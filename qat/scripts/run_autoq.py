@@ -21,7 +21,7 @@ import qat
 from qat.analysis.merge_batch_norm import merge_batch_norm
 from qat.cells.linear import WeightedCell
 from qat.cli import run_script
-from qat.console import print_table
+from qat.console import print_table, wrote
 from qat.errors import QatError
 from qat.files import check_writable, write_atomically
 from qat.graph import Graph
@@ -174,7 +174,7 @@ def run(args: argparse.Namespace) -> None:
         ("layer", "weight bits", "activation bits"),
         [(name, str(weights or ""), str(activations)) for name, (weights, activations) in widths.items()],
     )
-    print(f"saved {args.yaml}")
+    wrote(args.yaml)
 
 
 def _described(trial: Any, goal: str, task: Task) -> str:

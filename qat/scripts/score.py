@@ -13,6 +13,7 @@ from pathlib import Path
 
 from qat.analysis.score import Measured, Score, score
 from qat.cli import run_script
+from qat.console import result, wrote
 from qat.files import check_distinct, check_writable, write_atomically
 from qat.scripts.common import contest
 from qat.scripts.common.flags import add_data_argument, add_device_argument
@@ -47,12 +48,12 @@ def run(args: argparse.Namespace) -> int:
         device_target=args.device_target,
         flags=args,
     )
-    result = score(reference, model)
-    print(_in_words(result))
+    found = score(reference, model)
+    result(_in_words(found), score=0.0 if found.worse else found.points, worse=list(found.worse))
     if args.result_path:
-        write_atomically(Path(args.result_path), _result_file(args, reference, model, result).encode())
-        print(f"saved {args.result_path}")
-    return int(bool(result.worse))
+        write_atomically(Path(args.result_path), _result_file(args, reference, model, found).encode())
+        wrote(args.result_path)
+    return int(bool(found.worse))
 
 
 def _in_words(result: Score) -> str:

@@ -16,7 +16,7 @@ import qat
 from qat.analysis.figures import COLOURS, Picture, plain_text
 from qat.analysis.metrics import bops, macs
 from qat.cli import run_script
-from qat.console import print_table
+from qat.console import print_table, wrote
 from qat.errors import QatError
 from qat.files import write_atomically
 from qat.graph import Graph
@@ -126,7 +126,7 @@ def run(args: argparse.Namespace) -> None:
         folder / "pareto.csv",
         *_picture(within, front, limit, args.budget, dataset.name, start.task).save(folder / "pareto"),
     ]:
-        print(f"saved {path}")
+        wrote(path)
 
 
 def pareto_front(trials: list[Any]) -> list[Any]:

@@ -17,7 +17,7 @@ from qat.analysis.figures import check_picture, heat_map
 from qat.analysis.metrics import parameters
 from qat.analysis.sensitivity import BITS, Sensitivity, sensitivity
 from qat.cli import run_script
-from qat.console import print_table
+from qat.console import Column, count, print_table, result, wrote
 from qat.errors import QatError
 from qat.files import check_writable, write_atomically
 from qat.graph import Graph, Params
@@ -61,17 +61,17 @@ def run(args: argparse.Namespace) -> None:
     dataset = load_data(args.data_path, checkpoint, args)
     check_labels(checkpoint.graph, dataset, task)
     split = getattr(dataset, args.split)
-    count = len(split) if args.images is None else args.images
-    if not 1 <= count <= len(split):
-        raise QatError(f"--images {count}: there are {len(split)} {args.split} images; use a number from 1 to that")
-    split = split.chosen(np.arange(count)).in_memory()
+    samples = len(split) if args.images is None else args.images
+    if not 1 <= samples <= len(split):
+        raise QatError(f"--images {samples}: there are {len(split)} {args.split} images; use a number from 1 to that")
+    split = split.chosen(np.arange(samples)).in_memory()
     metric, _ = main(evaluate_metrics(backend, checkpoint, split, device_target=args.device_target))
 
     def measured(graph: Graph, params: Params) -> float:
         each = Checkpoint(graph, params, task=task)
         return evaluate_metrics(backend, each, split, device_target=args.device_target)[metric]
 
-    result = sensitivity(
+    found = sensitivity(
         checkpoint.graph,
         checkpoint.params,
         measured,
@@ -82,24 +82,24 @@ def run(args: argparse.Namespace) -> None:
     name, percent = task.label(metric, short=True), task.is_percent(metric)
     factor, unit = (100.0, "percentage points") if percent else (1.0, "its own unit")
     title = f"{checkpoint.graph.name}: {name} lost with one layer's weights at few bits, in {unit}"
-    data = f"float {task.value(metric, result.baseline)}, {count:,} {args.split} images"
+    data = f"float {task.value(metric, found.baseline)}, {samples:,} {args.split} images"
     counts = parameters(checkpoint.graph)
     digits = "+.2f" if percent else "+.4g"
-    rows = [
-        (layer, f"{counts[layer]:,}", *(f"{factor * result.lost(layer, bits):{digits}}" for bits in args.bits))
-        for layer in result.accuracy
-    ]
-    print_table(
-        f"{title} ({data})", ("layer", "parameters", *(f"{bits} bit{'s' * (bits > 1)}" for bits in args.bits)), rows
-    )
+    rows = [(layer, counts[layer], *(found.lost(layer, bits) for bits in args.bits)) for layer in found.accuracy]
+    columns = [Column("layer"), Column("parameters", form=count)]
+    for bits in args.bits:
+        heading = f"{bits} bit{'s' * (bits > 1)}"
+        columns.append(Column(heading, f"lost_{bits}_bits", lambda lost: f"{factor * lost:{digits}}"))
+    result(network=checkpoint.graph.name, metric=metric, baseline=found.baseline, samples=samples)
+    print_table(f"{title} ({data})", columns, rows, "layers")
     if args.csv_path:
-        write_atomically(args.csv_path, _csv(result, args.bits, name).encode())
-        print(f"wrote {args.csv_path}")
+        write_atomically(args.csv_path, _csv(found, args.bits, name).encode())
+        wrote(args.csv_path, "wrote")
     if args.picture_path:
-        losses = [[factor * result.lost(layer, bits) for bits in args.bits] for layer in result.accuracy]
+        losses = [[factor * found.lost(layer, bits) for bits in args.bits] for layer in found.accuracy]
         picture = heat_map(
             losses,
-            list(result.accuracy),
+            list(found.accuracy),
             list(map(str, args.bits)),
             title=f"{checkpoint.graph.name}: sensitivity of single layers\n{data}",
             x_label="bits of the layer's weights",
@@ -107,7 +107,7 @@ def run(args: argparse.Namespace) -> None:
             unit=f"{name} lost ({unit})",
         )
         picture.write(args.picture_path)
-        print(f"wrote {args.picture_path}")
+        wrote(args.picture_path, "wrote")
 
 
 def _csv(result: Sensitivity, bits: list[int], name: str = "accuracy") -> str:

@@ -13,16 +13,16 @@ from pathlib import Path
 
 import qat
 from qat.cli import run_script
-from qat.console import print_table
+from qat.console import print_table, result, wrote
 from qat.deploy.c_array import c_array
 from qat.deploy.verify import export_verified
 from qat.errors import QatError
-from qat.files import check_writable
 from qat.integer.memory import activation_memory
 from qat.names import check_included
 from qat.scripts.common.calibration import add_calibration_arguments, calibrated, check_calibration
 from qat.scripts.common.files import load_data, read_data
 from qat.scripts.common.flags import add_backend_arguments, add_network_argument, fitted_network
+from qat.scripts.common.plan import add_writing_arguments, check_outputs, of_data, of_graph, stop_if_dry
 from qat.scripts.common.printing import print_certificate
 from qat.scripts.common.quantization import add_quantization_arguments, quantization_settings
 from qat.scripts.common.tasks import add_task_argument, with_task
@@ -55,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_task_argument(parser, "classification")
     add_calibration_arguments(parser)
     add_quantization_arguments(parser)
+    add_writing_arguments(parser)
     parser.set_defaults(network="mnist_cnn", arithmetic="fixed")
 
 
@@ -78,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     backend, target = qat.backend(args.backend), qat.target(FORMAT)
     check_included(files["h"].name)
     for path in files.values():
-        check_writable(path)
+        check_outputs(args, path)
     dataset = read_data(args.data_path)
     graph = fitted_network(args, dataset)
     dataset = load_data(dataset, graph)
@@ -88,6 +89,12 @@ def run(args: argparse.Namespace) -> int:
     quantized_graph = qat.convert_quant_network(graph, **settings)  # raises now, where a setting is wrong
     qat.to_integer(quantized_graph, quantized_graph.observed_params())
 
+    stop_if_dry(
+        args,
+        f"train {args.epochs} epochs, calibrate, " + (f"train {args.qat_epochs} more, " if fine else "") + "and export",
+        reads=[(args.network, of_graph(graph)), (args.data_path, of_data(dataset))],
+        writes=list(files.values()),
+    )
     start = with_task(args, Checkpoint(graph, graph.initial_params(args.seed)))
     checkpoint = train(backend, start, dataset, recipe, device_target=args.device_target)
     before = evaluate_metrics(backend, checkpoint, dataset.test, device_target=args.device_target)
@@ -128,8 +135,11 @@ def run(args: argparse.Namespace) -> int:
                 f"{activation_memory(qat.to_integer(quantized.graph, quantized.params)).size:,}",
             ),
         ],
+        None,
     )
-    print(f"wrote {', '.join(str(path) for path in files.values())}")
+    for path in files.values():
+        wrote(path, "wrote")
+    result(metrics_before=before, metrics=after)
     return 0 if certificate.passed else 1
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 import qat
 from qat.cli import run_script
-from qat.console import make_console, print_table, shown
+from qat.console import make_console, percent, print_line, print_table, result, wrote
 from qat.data import Split, accuracy
 from qat.deploy.interfaces import Step
 from qat.errors import QatError
@@ -153,14 +153,15 @@ def run(args: argparse.Namespace) -> None:
     end.derived(graph, end.params).save(low)
     _high(end, float_graph).save(high)
     found = accuracies(end)
-    print("   ".join(f"{name}: {100 * value:.2f}" for name, value in found.items()))
+    result("   ".join(f"{name}: {percent(value)}" for name, value in found.items()), metrics=found)
     note_if_guessing(
         {"top-1": min(found.values())},
         dataset.test,
         "LP or HP",
         "use a smaller --lambda_bit_loss or --lambda_distillation_loss",
     )
-    print(f"saved {low} (LP)\nsaved {high} (HP)")
+    wrote(low, more=" (LP)")
+    wrote(high, more=" (HP)")
 
 
 def _name(objective: GTCLoss) -> str:
@@ -245,7 +246,7 @@ class _Report:
 
     def _show(self, where: str, figures: Mapping[str, float]) -> None:
         numbers = ", ".join(f"{name}: {value:.4f}" for name, value in figures.items())
-        self.console.print(shown(f"{where}: {numbers}"), soft_wrap=True)
+        print_line(self.console, f"{where}: {numbers}")
 
 
 if __name__ == "__main__":

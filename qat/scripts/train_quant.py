@@ -12,6 +12,7 @@ from pathlib import Path
 import qat
 from qat.analysis.metrics import learned_bits
 from qat.cli import run_script
+from qat.console import result
 from qat.errors import QatError
 from qat.graph import Graph
 from qat.passes.named_quantizer import MINMAX
@@ -70,7 +71,7 @@ def run(args: argparse.Namespace) -> None:
     end = train_and_save(args, sparsity.with_pruner(args, start, span), dataset, path, _budget(args, start.graph))
     learned = learned_bits(end.graph, end.params)
     if learned:
-        print("bits learned: " + ", ".join(f"{name} {bits}" for name, bits in learned.items()))
+        result("bits learned: " + ", ".join(f"{name} {bits}" for name, bits in learned.items()), bits_learned=learned)
 
 
 def _budget(args: argparse.Namespace, graph: Graph) -> Objective | None:

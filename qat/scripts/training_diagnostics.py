@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from qat.cli import run_script
+from qat.console import wrote
 from qat.errors import QatError
 from qat.study.pictures import accuracy_picture
 from qat.study.results import Model, models_in, read_model, short_name
@@ -68,7 +69,7 @@ def run(args: argparse.Namespace) -> None:
     pruned = [pruned_version(path, model) for path, model in chosen] if args.pruned else None
     picture = accuracy_picture([model for _, model in chosen], pruned)
     for path in picture.save(Path(args.out) / f"{args.prefix}_accuracy{args.extra}"):
-        print(f"saved {path}")
+        wrote(path)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import qat
+from qat import tasks
 from qat.cli import run_script
-from qat.console import print_table
+from qat.console import Column, print_table, print_whole, result, wrote
 from qat.data import Split
 from qat.deploy.verify import export_verified
 from qat.errors import QatError
@@ -117,17 +118,20 @@ def _list(entries: Sequence[Entry]) -> int:
     rows = []
     for entry in entries or map(entry_of, names()):
         row = figures_of(entry.name)
-        widths = ["" if row is None or x not in row.widths else row.shown(row.widths[x].figure) for x in WIDTHS]
-        figure = "" if row is None else row.shown(row.float_figure)
-        metric = "" if row is None else row.metric
-        rows.append((entry.name, entry.title, metric, figure, *widths, "fetch" if is_kept(entry.name) else "make"))
-    print_table(
-        "Networks with trained weights, and what was measured (docs/zoo.md); weights/activations in bits",
-        ("name", "network", "metric", "float", *WIDTHS, "qat zoo ..."),
-        rows,
-    )
+        widths = [None if row is None or x not in row.widths else row.widths[x].figure for x in WIDTHS]
+        figures = [None if row is None else row.float_figure, *widths]
+        shown = ["" if x is None or row is None else tasks.create(row.task).value(row.metric, x) for x in figures]
+        metric, how = None if row is None else row.metric, "fetch" if is_kept(entry.name) else "make"
+        rows.append((entry.name, entry.title, metric, *figures, *shown, how))
+    keys = ("float", *(f"w{x.replace('/', '_a')}" for x in WIDTHS))
+    columns = [Column("name"), Column("network", "title"), Column("metric")]
+    columns += [Column("", key, None) for key in keys]
+    columns += [Column(x, f"{key}_shown") for x, key in zip(("float", *WIDTHS), keys, strict=True)]
+    columns.append(Column("qat zoo ...", "how"))
+    title = "Networks with trained weights, and what was measured (docs/zoo.md); weights/activations in bits"
+    print_table(title, columns, rows, "networks")
     for entry in entries:
-        print(f"{entry.name}: {entry.about}; {entry.licence}")
+        result(f"{entry.name}: {entry.about}; {entry.licence}")
     return 0
 
 
@@ -138,8 +142,8 @@ def _table(args: argparse.Namespace, entries: Sequence[Entry]) -> int:
     else:
         found = {row.name: row for row in load_rows(args.rows)}
         rows = [found[name] for name in wanted if name in found]
-    print(markdown(ACCURACY, accuracy_rows(rows)))
-    print(markdown(COST, cost_rows(rows)), end="")
+    print_whole(markdown(ACCURACY, accuracy_rows(rows)))
+    print_whole(markdown(COST, cost_rows(rows)), end="")
     return 0
 
 
@@ -201,14 +205,14 @@ def _fetch(args: argparse.Namespace, entry: Entry) -> int:
                 raise QatError(f"{path}: is not written, since {row.differ:,} codes differ; report it")
             checkpoint = Checkpoint.load(Path(folder) / f"{entry.name}_{widths[0].replace('/', '_')}.ckpt")
     assert row is not None, "load has compared with it"
-    print(
-        f"{entry.name}: {checkpoint.task.words(row.metric, row.widths[widths[0]].figure)} on {row.tested:,} test samples"
-    )
+    figure = row.widths[widths[0]].figure
+    text = f"{entry.name}: {checkpoint.task.words(row.metric, figure)} on {row.tested:,} test samples"
+    result(text, network=entry.name, metrics={row.metric: figure}, samples=row.tested)
     if suffix is None:
         checkpoint.save(path)
     else:
         _export(args, entry, checkpoint, path, suffix)
-    print(f"wrote {path}, {path.stat().st_size:,} bytes")
+    wrote(path, "wrote", f", {path.stat().st_size:,} bytes")
     return 0
 
 

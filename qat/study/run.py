@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.live import Live
 from rich.table import Table
 
-from qat.console import make_console, shown
+from qat.console import make_console, print_line, shown
 from qat.study.executors import Executor
 from qat.study.store import Row, Study, Task
 
@@ -108,7 +108,7 @@ class _Table:
         rows = [row for row in self._study.rows() if row.task.name in self._wanted]
         count = sum(row.state == "done" for row in rows)
         seconds = next(row.seconds for row in rows if row.task.name == name) or 0.0
-        self._console.print(shown(f"[{count:3d}/{len(rows):3d}] {name}: {state} ({duration(seconds)})"), soft_wrap=True)
+        print_line(self._console, f"[{count:3d}/{len(rows):3d}] {name}: {state} ({duration(seconds)})")
 
     def refresh(self) -> None:
         if self._console.is_terminal and time.monotonic() - self._drawn > REFRESH:

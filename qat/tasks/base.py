@@ -203,10 +203,6 @@ class Task(Serializable, ABC):
         """What a metric is called where commands print it. short: within a line."""
         return metric
 
-    def figure(self, metric: str, value: float) -> str:
-        """A value as commands print it behind its ``label``."""
-        return self.value(metric, value)
-
     def lost(self, metric: str, before: float, after: float) -> float:
         """How much worse ``after`` is than ``before``; negative where it is better."""
         return before - after if self.higher_is_better(metric) else after - before

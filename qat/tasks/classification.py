@@ -116,9 +116,6 @@ class Classification(OfClasses):
         name = names.get(metric, metric)
         return name if short else name.capitalize()
 
-    def figure(self, metric: str, value: float) -> str:
-        return self.value(metric, value).removesuffix(" %")
-
     def per_class(self, outputs: Any, labels: Any) -> list[Table]:
         counts = self.confusion(outputs, labels)
         return [found_table("Each class", "class", np.diag(counts), counts.sum(0), counts.sum(1))]

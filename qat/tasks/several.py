@@ -172,10 +172,6 @@ class Several(Task):
         own = self._of(metric)
         return metric if own is None else f"{metric.removesuffix(own[1])}{own[0].label(own[1], short=True)}"
 
-    def figure(self, metric: str, value: float) -> str:
-        own = self._of(metric)
-        return self.value(metric, value) if own is None else own[0].figure(own[1], value)
-
     def value(self, metric: str, value: float) -> str:
         own = self._of(metric)
         return super().value(metric, value) if own is None else own[0].value(own[1], value)

@@ -10,7 +10,7 @@ from types import TracebackType
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from qat.console import SILENCE, Pulse, make_console
+from qat.console import SILENCE, Pulse, make_console, print_line
 from qat.errors import QatError
 from qat.tasks import Task
 from qat.training.monitor import Epoch
@@ -109,12 +109,17 @@ class TrainingLog:
             now = self._clock()
             milliseconds = (now - self._since) * 1000.0 / self._unlogged
             average = self._total / self._seen
-            self._console.print(
+            line = (
                 f"Epoch: [{epoch:2d}/{self.epochs:3d}], step: [{step:4d}/{self.steps:4d}], loss: [{loss:.4f}], "
-                f"avg loss: [{average:.4f}], time: [{milliseconds:.1f}ms]",
-                markup=False,
-                soft_wrap=True,
+                f"avg loss: [{average:.4f}], time: [{milliseconds:.1f}ms]"
             )
+            if len(line) > self._console.width:  # narrower, with the same words
+                line = (
+                    f"Epoch:[{epoch:{len(str(self.epochs))}d}/{self.epochs}], "
+                    f"step:[{step:{len(str(self.steps))}d}/{self.steps}], loss:[{loss:.4f}], avg loss:[{average:.4f}], "
+                    f"time:[{milliseconds:.1f}ms]"
+                )
+            print_line(self._console, line)
             if asked and self.csv_path is not None:
                 self._append(f"{epoch},{step},{loss:.6g},{average:.6g},{lr:.6g},{milliseconds:.4g}")
             self._unlogged, self._since = 0, self._clock()
@@ -126,11 +131,10 @@ class TrainingLog:
         assert loss is not None, "images were held back"
         assert metric is not None, "images were held back"
         assert value is not None, "images were held back"
-        self._console.print(
+        print_line(
+            self._console,
             f"{'Validation:':>{len('Epoch: [ 1/ 10],')}} loss: [{loss:.4f}], {task.label(metric, short=True)}: "
-            f"[{task.figure(metric, value)}]",
-            markup=False,
-            soft_wrap=True,
+            f"[{task.value(metric, value)}]",
         )
 
     def _append(self, line: str) -> None:

@@ -77,8 +77,8 @@ class _Chosen(Rows):
         return _Chosen(self._rows, self._numbers[which])
 
 
-#: (parts, samples in all, samples of a part, name) -> the same parts, while it is shown how many are done.
-Watch = Callable[[Iterable[Any], int, Callable[[Any], int], str], Iterator[Any]]
+#: (parts, samples in all, samples of a part, name, what is counted) -> the same parts, while it is shown how many are done.
+Watch = Callable[[Iterable[Any], int, Callable[[Any], int], str, str], Iterator[Any]]
 _WATCH: ContextVar[Watch | None] = ContextVar("watch", default=None)
 
 
@@ -112,10 +112,12 @@ def in_order(samples: Sequence[Array | Rows], size: int, name: str) -> Iterator[
     yield from watched(zip(*parts, strict=True), len(samples[0]), lambda batch: len(batch[0]), name)
 
 
-def watched(parts: Iterable[T], total: int, size: Callable[[T], int], name: str) -> Iterator[T]:
-    """The same parts, while commands show how many of ``total`` samples are done; size: of a part; name: as of ``in_order``."""
+def watched(parts: Iterable[T], total: int, size: Callable[[T], int], name: str, unit: str = "samples") -> Iterator[T]:
+    """The same parts, while commands show how many of ``total`` are done; size: of a part; name: as of ``in_order``; unit: what
+    is counted.
+    """
     watch = _WATCH.get()
-    yield from parts if watch is None else watch(parts, total, size, name)
+    yield from parts if watch is None else watch(parts, total, size, name, unit)
 
 
 def _slices(samples: Array | Rows, size: int) -> Iterator[Array]:

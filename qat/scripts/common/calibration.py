@@ -13,7 +13,7 @@ from qat.analysis.calibration import calibrate
 from qat.analysis.choosing import FEWEST, LEARNED, ROUNDINGS, check_percentile
 from qat.analysis.ranges import METHODS
 from qat.analysis.rounding import LearnedRounding
-from qat.console import print_table
+from qat.console import Column, print_table
 from qat.data import Dataset
 from qat.errors import QatError
 from qat.registry import evaluation_ops
@@ -129,41 +129,39 @@ def print_calibration(record: Mapping[str, Any]) -> None:
     print_decisions(record["calibration"])
     if "rounding" in record:
         title = "learned rounding: squared error of a block's outputs, in % of them squared"
-        print_table(title, *rounded_rows(record["rounding"]))
+        print_table(title, *rounded_rows(record["rounding"]), key="rounding")
 
 
-def rounded_rows(record: Mapping[str, Any]) -> tuple[tuple[str, ...], list[Sequence[str]]]:
+def rounded_rows(record: Mapping[str, Any]) -> tuple[list[Column], list[Sequence[Any]]]:
     """What became of each block, as the columns and rows of a table. record: of a checkpoint's history."""
-    columns = ("block", "nearest", "learned", "kept", "changed", "iterations")
-    rows: list[Sequence[str]] = [
-        (
-            block["name"],
-            f"{100 * block['before']:.3f}",
-            f"{100 * block['after']:.3f}",
-            block["kept"],
-            f"{100 * block['changed']:.1f} %",
-            str(block["iterations"]),
-        )
-        for block in record["blocks"]
+    columns = [
+        Column("block"),
+        Column("nearest", form=lambda share: f"{100 * share:.3f}"),
+        Column("learned", form=lambda share: f"{100 * share:.3f}"),
+        Column("kept"),
+        Column("changed", form=lambda share: f"{100 * share:.1f} %"),
+        Column("iterations"),
     ]
-    return columns, rows
+    keys = ("name", "before", "after", "kept", "changed", "iterations")
+    return columns, [tuple(block[key] for key in keys) for block in record["blocks"]]
 
 
 def print_decisions(record: Mapping[str, Any]) -> None:
     """What a calibration chose by itself, and by what. record: as it stands in a checkpoint's history."""
     if record["decisions"]:
         rows = [
-            (
-                decision["setting"],
-                name,
-                "exact" if sqnr is None else f"{sqnr:.2f}",
-                "chosen" * (name == decision["chosen"]),
-            )
+            (decision["setting"], name, "exact" if sqnr is None else sqnr, name == decision["chosen"])
             for decision in record["decisions"]
             for name, sqnr in decision["sqnr"].items()
         ]
         images = f"{record['held_back']:,} of {record['images']:,} images"
-        print_table(f"Chosen by the outputs' SQNR on {images}", ("setting", "value", "SQNR in dB", ""), rows)
+        columns = [
+            Column("setting"),
+            Column("value"),
+            Column("SQNR in dB", form=lambda sqnr: sqnr if isinstance(sqnr, str) else f"{sqnr:.2f}"),
+            Column("", "chosen", lambda chosen: "chosen" * chosen),
+        ]
+        print_table(f"Chosen by the outputs' SQNR on {images}", columns, rows, "decisions")
     elif record["images"] < FEWEST:
         print(
             f"{record['images']} images are too few to choose settings by; of {FEWEST} and more some would be held back"

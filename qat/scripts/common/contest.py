@@ -15,7 +15,7 @@ import qat
 from qat.analysis import metrics
 from qat.analysis.score import Measured
 from qat.analysis.timing import alternate
-from qat.console import print_table
+from qat.console import Column, percent, print_table, result, wrote
 from qat.data import Split, accuracy
 from qat.deploy.floats import export_float
 from qat.deploy.inference import predict
@@ -33,15 +33,26 @@ from qat.training.recipe import Recipe
 from qat.vocabulary.arrays import Arrays, as_arrays, as_tuple
 from qat.vocabulary.ops import Array
 
+
+def four_digits(value: float) -> str:
+    """A number as the contest's table has it."""
+    return f"{value:.4f}"
+
+
+def millions(value: float) -> str:
+    """The same in millions."""
+    return four_digits(value / 1e6)
+
+
 COLUMNS = (
-    "model",
-    "accuracy",
-    "infer time (ms)",
-    "quartiles",
-    "model alone (ms)",
-    "params (M)",
-    "MACs (M)",
-    "BOPs (M)",
+    Column("model"),
+    Column("accuracy", form=percent),
+    Column("infer time (ms)", form=four_digits),
+    Column("quartiles", later=True),
+    Column("model alone (ms)", form=four_digits, later=True),
+    Column("params (M)", "params", millions),
+    Column("MACs (M)", "macs", millions),
+    Column("BOPs (M)", "bops", millions, later=True),
 )
 ONNX = "onnx"
 DEVICES = {"cpu": "CPU", "gpu": "GPU", "cuda": "GPU"}  #: the contest's word -> ours
@@ -151,8 +162,8 @@ def train_stages(args: argparse.Namespace, graph: Graph, stages: Sequence[Stage]
         first, before = end, stage.recipe.epochs
     assert last is not None, "there is an epoch to train"
     top1 = evaluate_accuracy(backend, last, dataset.test, device_target=DEVICES[args.device])
-    print(f"Accuracy: {100 * top1:.2f}")
-    print(f"saved {folder}/epoch-{args.epoch_end - 1}.ckpt")
+    result(f"Accuracy: {percent(top1)}", metrics={"top-1": top1})
+    wrote(f"{folder}/epoch-{args.epoch_end - 1}.ckpt")
     return last
 
 
@@ -205,10 +216,10 @@ def measure(
             found.append(Measured(path, top1, times, counts[0], counts[1]))
             quartiles = " to ".join(f"{quartile:.4f}" for quartile in times.quartiles)
             alone_ms = single[path].scaled(1000.0 / min(batch_size, len(split))).median
-            row = (Path(path).stem, f"{top1:.4f}", f"{times.median:.4f}", quartiles, f"{alone_ms:.4f}")
-            rows.append((*row, *(f"{count / 1e6:.4f}" for count in counts)))
+            row = (Path(path).stem, top1, times.median, quartiles, alone_ms)
+            rows.append((*row, *counts))
     words = "ONNX Runtime, one thread" if runtime == ONNX else runtime
-    print_table(f"{words}, batch {batch_size}, {len(splits[0]):,} images", COLUMNS, rows)
+    print_table(f"{words}, batch {batch_size}, {len(splits[0]):,} images", COLUMNS, rows, "models")
     return found
 
 

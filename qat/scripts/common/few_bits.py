@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from qat.cells.linear import LinearCell
-from qat.console import print_table
+from qat.console import Column, count, percent, print_table
 from qat.errors import QatError
 from qat.graph import Graph, Params
 from qat.graph.graph import quantizers_of
@@ -164,12 +164,10 @@ def report(checkpoint: Checkpoint) -> None:
     if not rows:
         return
     rows.append(Oscillating("all", *(sum(numbers) for numbers in zip(*(row[1:] for row in rows), strict=True))))
-
-    def percent(count: int, of: int) -> str:
-        return f"{100 * count / of:.2f} %"
-
-    shares = [(x.name, f"{x.weights:,}", percent(x.oscillating, x.weights), percent(x.frozen, x.weights)) for x in rows]
-    print_table(f"oscillations: frequency above {OSCILLATES}", ("layer", "weights", "oscillating", "frozen"), shares)
+    shares = [(x.name, x.weights, x.oscillating / x.weights, x.frozen / x.weights) for x in rows]
+    columns = [Column("layer"), Column("weights", form=count)]
+    columns += [Column(name, form=percent) for name in ("oscillating", "frozen")]
+    print_table(f"oscillations: frequency above {OSCILLATES}", columns, shares, "oscillations")
 
 
 def _row(args: argparse.Namespace, graph: Graph) -> FewBits | None:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import replace
 from importlib.util import find_spec
 
 import qat
 from qat import tasks
+from qat.console import note
 from qat.data import Dataset
 from qat.data.loading import READERS
 from qat.data.preparation import INTERPOLATIONS, RESIZES, Preparation
 from qat.deploy.interfaces import ParameterFiles
-from qat.errors import QatError, one_line
+from qat.errors import QatError
 from qat.graph import Graph
 from qat.integer.fixed_point import ARITHMETICS
 from qat.networks.catalogue import ADDED, create
@@ -215,10 +215,7 @@ def chosen_preparation(
             f"--crop_fraction {given['crop_fraction']}: has no say in '{found}'; leave it out, or give --resize crop"
         )
     if kept is not None and found != kept:
-        print(
-            one_line(f"note: pictures are prepared as the flags say ({found}), but {source} was made with {kept}"),
-            file=sys.stderr,
-        )
+        note(f"pictures are prepared as the flags say ({found}), but {source} was made with {kept}")
     return found
 
 

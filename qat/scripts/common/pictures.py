@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 
@@ -18,6 +18,7 @@ import numpy as np
 import qat
 from qat import tasks
 from qat.cells.base import Shape
+from qat.console import note, result
 from qat.data import Dataset, Preparation, Split, load
 from qat.data.loading import exists
 from qat.data.picture_rows import Paths, Pictures
@@ -28,7 +29,7 @@ from qat.data.rows import Samples
 from qat.deploy.arithmetics import arithmetic_options, default_arithmetic, said_of
 from qat.deploy.inference import predict
 from qat.deploy.interfaces import RecordsMetadata, Target
-from qat.errors import QatError, one_line
+from qat.errors import QatError
 from qat.graph import Graph
 from qat.reading import reading
 from qat.registry import suffixed
@@ -49,6 +50,7 @@ from qat.vocabulary.ops import Array
 
 AT_ONCE = 256  #: pictures that are in memory together
 SHOWN = 5  #: classes of one picture
+NAMES_BESIDE = "class_names.txt"  #: the classes' names beside an index
 
 
 class Classifier(NamedTuple):
@@ -143,7 +145,7 @@ def load_classifier(args: argparse.Namespace) -> Classifier:
             nonlocal said
             outputs = target.predict(args.model, pixels, **running)
             if said:  # once, and not of what cannot be run so
-                print(one_line(said))
+                result(said, statements=[said])
                 said = None
             return outputs
 
@@ -164,12 +166,8 @@ def _in_arithmetic(args: argparse.Namespace, graph: Graph) -> Graph:
             raise QatError(f"--arithmetic: {args.model} is a float network, whose sums become no codes; leave it out")
         print_arithmetic(graph)
         return graph
-    print(
-        one_line(
-            f"{args.model} is computed in the {args.arithmetic} arithmetic, where training evaluated the "
-            f"{graph.arithmetic} one"
-        )
-    )
+    text = f"{args.model} is computed in the {args.arithmetic} arithmetic, where training evaluated the {graph.arithmetic} one"
+    result(text, statements=[text], arithmetic=args.arithmetic)
     return replace(graph, arithmetic=args.arithmetic)
 
 
@@ -203,7 +201,7 @@ def print_accuracy(classifier: Classifier, test_path: str, args: argparse.Namesp
         outputs.append(classifier(pixels))
         if by_order and outputs[0].shape[1] != len(names):
             find_pictures(test_path, classifier.names)  # raises: which of the model's classes they are is not known
-    print_changes([f"{count:,} of {len(split):,} pictures {change}" for change, count in _merged(changes).items()])
+    print_changes([f"{count:,} of {len(split):,} pictures {change}" for change, count in merged(changes).items()])
     found = np.concatenate(outputs)
     if split.labels.max() >= found.shape[1]:
         raise QatError(
@@ -211,9 +209,9 @@ def print_accuracy(classifier: Classifier, test_path: str, args: argparse.Namesp
             f"classes 0 to {found.shape[1] - 1}; correct the index, or give the model of these classes"
         )
     what = "pictures" if _is_pictures(split) else "samples"
-    for name, value in classifier.task.metrics(cast(Any, classifier.graph), found, split).items():
-        count = f" on {len(split):,} {what}" if name == "top-1" else ""
-        print(f"{classifier.task.label(name)}: {classifier.task.figure(name, value)}{count}")
+    result(model=classifier.path, task=classifier.task.name, samples=len(split))
+    metrics = classifier.task.metrics(cast(Any, classifier.graph), found, split)
+    print_metrics(classifier.task, metrics, f" on {len(split):,} {what}")
     if args is not None:
         print_classes(args, classifier.task, found, split.labels, classifier.names or names)
 
@@ -227,6 +225,7 @@ def _print_metrics(classifier: Classifier, test_path: str, args: argparse.Namesp
     graph: Any = classifier.graph or SimpleNamespace(name=classifier.path, outputs=known, inputs=None)
     task.check(graph, split, test_path)
     found = as_arrays(outputs)
+    result(model=classifier.path, task=task.name, samples=len(split))
     print_metrics(task, task.metrics(graph, found, split))
     if args is not None:
         print_classes(args, task, found, split.labels, classifier.names or dataset.class_names)
@@ -239,10 +238,10 @@ def _test_samples(classifier: Classifier, test_path: str) -> tuple[Split, Sequen
     by_order = plain and not names and not any(name.isdecimal() for name in os.listdir(test_path))
     indexed = os.path.isfile(os.path.join(test_path, "index.txt")) or not exists(test_path)
     if (plain and not by_order) or indexed:
-        files = find_pictures(test_path, names)
+        files, known = _indexed(test_path, names)
         check_picture_shape(classifier.path, classifier.shape)
         rows = Pictures(Paths("", (str(file) for file, _ in files)), classifier.shape, classifier.preparation)
-        return Split(rows, np.array([label for _, label in files])), (), False
+        return Split(rows, np.array([label for _, label in files])), known, False
     dataset, split = _tested(classifier, test_path)
     if split.classes is None:
         raise QatError(
@@ -255,9 +254,19 @@ def _test_samples(classifier: Classifier, test_path: str) -> tuple[Split, Sequen
             split = replace(split, labels=of_model[split.classes])
         else:
             source = "in --class_names" if classifier.given else f"one of {classifier.path}"
-            note = f"note: class {unknown[0]!r} of {test_path} is not {source}, so its classes count by their order"
-            print(one_line(note), file=sys.stderr)
+            note(f"class {unknown[0]!r} of {test_path} is not {source}, so its classes count by their order")
     return split, dataset.class_names, by_order
+
+
+def _indexed(test_path: str, names: Sequence[str]) -> tuple[list[tuple[Path, int]], Sequence[str]]:
+    """The pictures of an index or of folders with their labels, and the names of the classes. Where the model keeps none,
+    these are the names beside the index, as create-data writes them.
+    """
+    folder = Path(test_path) if os.path.isdir(test_path) else Path(test_path).parent
+    beside = folder / NAMES_BESIDE
+    if not names and beside.is_file():
+        names = read_class_names(beside)
+    return find_pictures(test_path, names), names
 
 
 def _tested(classifier: Classifier, test_path: str) -> tuple[Dataset, Split]:
@@ -280,7 +289,7 @@ def _is_pictures(split: Split) -> bool:
     return as_tuple(split.images)[0].dtype == np.uint8 and len(shape) == 3
 
 
-def _merged(changes: Counter[str]) -> Counter[str]:
+def merged(changes: Counter[str]) -> Counter[str]:
     """The same, in one line for all sizes where there are more than a few."""
     sizes = [change for change in changes if change.startswith("resized from ")]
     if len(sizes) <= SHOWN:
@@ -307,4 +316,4 @@ def _read_noting(images: Samples, start: int, stop: int, changes: Counter[str]) 
 def print_changes(changes: Sequence[str]) -> None:
     """What was done to pictures, on standard error."""
     for change in changes:
-        print(one_line(f"note: {change}"), file=sys.stderr)
+        note(change)

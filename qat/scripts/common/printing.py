@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 import qat
-from qat.console import print_table
+from qat.console import Column, count, note, print_table, result
 from qat.data import Dataset, Split
 from qat.deploy.certificate import REFERENCE, Certificate
-from qat.errors import one_line
 from qat.graph import Graph
 from qat.integer.fixed_point import ARITHMETICS
 from qat.tasks import Task, main
@@ -23,29 +24,33 @@ def print_accuracies(args: argparse.Namespace, before: Checkpoint, after: Checkp
     """Of two checkpoints on the test images, in the backend that the arguments name."""
     backend = qat.backend(args.backend)
     print_arithmetic(after.graph)
-    for words, each in (("before: ", before), ("after:  ", after)):
+    for words, each, key in (("before: ", before, "metrics_before"), ("after:  ", after, "metrics")):
         metrics = evaluate_metrics(backend, each, dataset.test, device_target=args.device_target)
-        print_metric(each.task, metrics, f" {words}")
+        print_metric(each.task, metrics, f" {words}", key)
 
 
-def print_metric(task: Task, metrics: Mapping[str, float], words: str = ": ") -> None:
-    """The main metric in one line, as "Accuracy: 98.21", or with other words than the colon, "Accuracy before: 98.21"."""
+def print_metric(task: Task, metrics: Mapping[str, float], words: str = ": ", key: str = "metrics") -> None:
+    """Give all metrics, and print the main one in a line, as "Accuracy: 98.21 %", or with other words than the colon,
+    "Accuracy before: 98.21 %". key: in the JSON document.
+    """
     name, value = main(metrics)
-    print(f"{task.label(name)}{words}{task.figure(name, value)}")
+    result(f"{task.label(name)}{words}{task.value(name, value)}", **{key: dict(metrics)})
 
 
-def print_metrics(task: Task, metrics: Mapping[str, float]) -> None:
-    """A line for each metric."""
-    for metric in metrics.items():
-        print_metric(task, dict([metric]))
+def print_metrics(task: Task, metrics: Mapping[str, float], more: str = "") -> None:
+    """A line for each metric. more: behind the first one."""
+    for name, value in metrics.items():
+        result(f"{task.label(name)}: {task.value(name, value)}{more}", metrics={name: value})
+        more = ""
 
 
 def print_arithmetic(graph: Graph, words: str = "") -> None:
     """In which arithmetic a quantized network's metrics are, where it is not the float one, which it has by itself. words:
     before it.
     """
-    if graph.is_quantized and graph.arithmetic != ARITHMETICS[0]:
-        print(f"{words}arithmetic: {graph.arithmetic}")
+    if graph.is_quantized:
+        own = graph.arithmetic == ARITHMETICS[0]
+        result("" if own else f"{words}arithmetic: {graph.arithmetic}", arithmetic=graph.arithmetic)
 
 
 def note_if_guessing(metrics: Mapping[str, float], split: Split, name: str, remedy: str) -> None:
@@ -53,14 +58,14 @@ def note_if_guessing(metrics: Mapping[str, float], split: Split, name: str, reme
     that always answers the mean.
     """
     if metrics.get("R2", 1.0) <= 0.0:
-        print(f"note: {name} is no better than always answering the mean label: its training has failed; {remedy}")
+        note(f"{name} is no better than always answering the mean label: its training has failed; {remedy}")
     if "top-1" not in metrics:
         return
     top1 = metrics["top-1"]
     guessed = float(np.bincount(split.labels).max()) / len(split)
     if top1 <= guessed < 1.0:
-        print(
-            f"note: {name} is no better than always answering the most frequent class, {100 * guessed:.2f} %: its training "
+        note(
+            f"{name} is no better than always answering the most frequent class, {100 * guessed:.2f} %: its training "
             f"has failed; {remedy}"
         )
 
@@ -73,7 +78,7 @@ def main_value(task: Task, metrics: Mapping[str, float]) -> str:
 def print_arithmetics(certificate: Certificate) -> None:
     """What has to be the first line of a command's output: which file computes another arithmetic than training."""
     for text in certificate.arithmetic_statements:
-        print(one_line(text))
+        result(text, statements=[text])
 
 
 def print_certificate(certificate: Certificate) -> None:
@@ -81,28 +86,30 @@ def print_certificate(certificate: Certificate) -> None:
     several = certificate.metrics_by_arithmetic  # then each engine is compared with NumPy's integers in its own
     references = several or {certificate.arithmetic: certificate.reference_metrics}
     task, known = certificate.task, certificate.reference_metrics
-    rows: list[tuple[str, ...]] = [
-        (REFERENCE, name, "", "", "", main_value(task, metrics)) for name, metrics in references.items()
+    rows: list[tuple[Any, ...]] = [
+        (REFERENCE, name, None, None, None, main_value(task, metrics), dict(metrics))
+        for name, metrics in references.items()
     ]
     rows += [
-        (x.engine, x.arithmetic, f"{x.codes:,}", f"{x.differ:,}", str(x.largest), main_value(task, x.metrics))
+        (x.engine, x.arithmetic, x.codes, x.differ, x.largest, main_value(task, x.metrics), dict(x.metrics))
         for x in certificate.comparisons
     ]
-    columns: tuple[str, ...] = (
-        "engine",
-        "arithmetic",
-        "codes compared",
-        "differ",
-        "by at most",
-        main(known)[0] if known else "top-1",
-    )
-    if not several:
-        columns, rows = columns[:1] + columns[2:], [row[:1] + row[2:] for row in rows]
+    columns = [
+        Column("engine"),
+        Column("arithmetic", form=str if several else None),
+        Column("codes compared", "codes", count),
+        Column("differ", form=count),
+        Column("by at most", "largest"),
+        Column(main(known)[0] if known else "top-1", "shown"),
+        Column("", "metrics", None),
+    ]
     arithmetic = "" if certificate.arithmetic == "float" else f", arithmetic {certificate.arithmetic}"
+    result(certificate=json.loads(certificate.to_json()), passed=certificate.passed)
     print_table(
         f"Certificate: {certificate.file}, {certificate.images:,} samples ({certificate.data}){arithmetic}",
         columns,
         rows,
+        "engines",
     )
     if len(certificate.comparisons) > 2:
         names = [f"{REFERENCE}, {certificate.arithmetic}" if several else REFERENCE]
@@ -114,5 +121,6 @@ def print_certificate(certificate: Certificate) -> None:
                 (f"{i} {name}", *(f"{n:,}" for n in row))
                 for i, (name, row) in enumerate(zip(names, certificate.matrix, strict=True))
             ],
+            None,
         )
-    print(certificate.summary())
+    result(certificate.summary())

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +14,9 @@ from qat.analysis.deciding import amount
 from qat.analysis.repair import FEWEST as CHOICES
 from qat.analysis.repair import chosen_in, repair
 from qat.analysis.repaired import Raised, Repair, TargetMissedError
-from qat.console import print_table
+from qat.console import print_table, result, silent
 from qat.data import Dataset
-from qat.errors import QatError, one_line
+from qat.errors import QatError
 from qat.registry import evaluation_ops, target_names
 from qat.scripts.common.calibration import AUTO, calibrated, calibration_images, check_calibration, print_calibration
 from qat.training.checkpoint import Checkpoint
@@ -114,7 +112,7 @@ def repaired(args: argparse.Namespace, checkpoint: Checkpoint, dataset: Dataset,
             quantize=found.quantize,
             refine=found.refine if found.refines else None,
             ops=evaluation_ops(args.backend, args.device_target),
-            progress=lambda line: print(one_line(line), flush=True),
+            progress=lambda line: print(line, flush=True),
             **settings,
         )
     except TargetMissedError as error:
@@ -148,7 +146,7 @@ class _Calibrations:
         return self._calibrated(self._args, settings)
 
     def _calibrated(self, args: argparse.Namespace, settings: dict[str, Any]) -> Checkpoint:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with silent():
             return calibrated(args, self._checkpoint, self._dataset, **settings)
 
 
@@ -171,16 +169,24 @@ def print_repair(found: Repair, *, bops: bool = False) -> None:
     rows = [(x[0] if len(x[0]) <= longest else f"..{x[0][2 - longest :]}", *x[1:]) for x in rows]
     if rows:
         title = f"{found.checkpoint.graph.name}: raised, one after another ({measured} in {unit})"
-        print_table(title, columns, rows)
+        print_table(title, columns, rows, None)
     else:
-        print("nothing raised: the target is met without")
+        result("nothing raised: the target is met without")
+    keys = ("layer", "what", "before", "after", "blame", "weight_bytes", "bops", "drop")
+    result(raised=[{key: getattr(x, key) for key in keys} for x in found.raised])
     drop = f"{amount(found.drop, found.unit)} {found.unit}".rstrip()
     without = f"{amount(found.drop_before, found.unit)} with nothing raised"
     error = "" if found.standard_error is None else f", standard error {amount(found.standard_error, found.unit)}"
-    print(f"{measured}: {drop} on {found.samples:,} training images{error}; {without}")
-    print(
+    result(
+        f"{measured}: {drop} on {found.samples:,} training images{error}; {without}",
+        drop=found.drop,
+        drop_before=found.drop_before,
+        drop_unit=found.unit or None,
+    )
+    result(
         f"weights: {found.weight_bytes:,} bytes; {found.weight_bytes_before:,} with nothing raised, "
-        f"{found.weight_bytes_most:,} with all that may be"
+        f"{found.weight_bytes_most:,} with all that may be",
+        weight_bytes=found.weight_bytes,
     )
 
 

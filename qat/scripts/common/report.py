@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import prod
+from typing import Any
 
 import qat
 from qat.analysis.metrics import FLOAT_BITS, information_bits, measure
-from qat.console import print_table
+from qat.console import Column, count, print_table, result
 from qat.deploy.interfaces import CountsBytes, CountsMemory
 from qat.graph import Graph
 from qat.integer import FloatLayer, IntegerGraph
@@ -42,53 +43,62 @@ def print_summary(
         stored = floats | target.storage(integers.without_float_layers, packing=packing)
         information = information_bits(integers)
 
-    def number(value: int | None) -> str:
-        return f"{value:,}" if value else ""
-
-    rows = []
+    rows: list[tuple[Any, ...]] = []
     for x in layers:
-        shape = dimensions(x.shape)
-        counts = (
-            x.parameters,
-            x.macs,
-            x.bops,
-            x.weight_bits,
-            x.activation_bits,
-            information.get(x.name),
-            stored.get(x.name),
-        )
-        rows.append((x.name, x.cell, shape, *map(number, counts)))
+        costs = (x.parameters, x.macs, x.bops, x.weight_bits, x.activation_bits)
+        rows.append((x.name, x.cell, x.shape, *costs, information.get(x.name), stored.get(x.name)))
     known = {x.name for x in layers}
     other = sum(size for name, size in stored.items() if name not in known)
-    rows += [("tables of fake quantizers", "", "", "", "", "", "", "", "", number(other))] if other else []
-    total = (
-        sum(x.parameters for x in layers),
-        sum(x.macs for x in layers),
-        sum(x.bops for x in layers),
-    )
-    rows.append(
-        ("total", "", "", *map(number, total), "", "", number(sum(information.values())), number(sum(stored.values())))
-    )
+    rows += [("tables of fake quantizers", *[None] * 8, other)] if other else []
+    total = {
+        "parameters": sum(x.parameters for x in layers),
+        "macs": sum(x.macs for x in layers),
+        "bops": sum(x.bops for x in layers),
+        "information_bits": sum(information.values()),
+        "bytes": sum(stored.values()),
+    }
+    *counts, bits, size = total.values()
+    result(network=graph.name, quantized=integers is not None, total=total)
+    if integers is not None:
+        result(arithmetic=integers.arithmetic)
+    rows.append(("total", None, None, *counts, None, None, bits, size))
     if integers is None:
         kind = "float"
     else:
         own = "" if integers.arithmetic == "float" else f", {integers.arithmetic} arithmetic"
         kind = f"quantized{own} (bytes: the constants of its C file)"
     macs = "MACs with bias" if with_bias else "MACs"
-    bits = ("weight bits", "activation bits", "information bits")
-    columns = ("layer", "cell", "output", "parameters", macs, "BOPs", *bits, "bytes")
-    print_table(f"{graph.name}, {kind}", columns, rows)
+    columns = [
+        Column("layer"),
+        Column("cell", later=True),
+        Column("output", form=dimensions, later=True),
+        Column("parameters", form=_count),
+        Column(macs, "macs", _count),
+        Column("BOPs", form=_count, later=True),
+        Column("weight bits", form=_count),
+        Column("activation bits", form=_count),
+        Column("information bits", form=_count, later=True),
+        Column("bytes", form=_count),
+    ]
+    print_table(f"{graph.name}, {kind}", columns, rows, "layers")
     if integers is None:
         largest = max(prod(x.shape) for x in layers) * FLOAT_BITS // 8
-        print(f"largest activation: {largest:,} bytes of float32")
+        result(f"largest activation: {largest:,} bytes of float32", largest_activation_bytes=largest)
     else:
-        alone = f"peak memory of activations: {activation_memory(integers).size:,} bytes, inputs included"
+        peak = activation_memory(integers).size
+        alone = f"peak memory of activations: {peak:,} bytes, inputs included"
         if any(isinstance(x, FloatLayer) for x in integers.nodes):
-            print(alone)
+            result(alone, peak_bytes=peak)
         else:
             memory = qat.target("C")
             assert isinstance(memory, CountsMemory)
             arena = memory.arena_bytes(integers, packing=packing)
-            print(
-                f"arena of its C file: {arena:,} bytes, with scratch memory and without inputs that are read in place; {alone}"
+            result(
+                f"arena of its C file: {arena:,} bytes, with scratch memory and without inputs that are read in place; {alone}",
+                arena_bytes=arena,
+                peak_bytes=peak,
             )
+
+
+def _count(value: int) -> str:
+    return count(value) if value else ""

@@ -6,6 +6,7 @@ import argparse
 from dataclasses import replace
 
 from qat.cells.pruner import SCHEDULES, MagnitudePruner
+from qat.console import note, result
 from qat.errors import QatError
 from qat.pruning.magnitude import count_zeros, prune_weights, pruners, unfinished
 from qat.scripts.common.flags import length
@@ -67,6 +68,6 @@ def report(checkpoint: Checkpoint) -> None:
         return
     if unfinished(checkpoint.graph, checkpoint.params):
         last = max(pruner.last for pruner in found)
-        print(f"note: {checkpoint.step} steps were trained, but pruning ends at step {last}; lower --sparsity_end")
+        note(f"{checkpoint.step} steps were trained, but pruning ends at step {last}; lower --sparsity_end")
     zeros, weights = count_zeros(checkpoint.graph, checkpoint.params)
-    print(f"Sparsity: {100 * zeros / weights:.2f} % of {weights:,} weights are 0")
+    result(f"Sparsity: {100 * zeros / weights:.2f} % of {weights:,} weights are 0", zeros=zeros, weights=weights)

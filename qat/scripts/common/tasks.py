@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from qat import tasks
-from qat.console import print_table
+from qat.console import print_table, result, wrote
 from qat.data import Dataset
 from qat.errors import QatError, one_line, shortened
 from qat.files import check_writable, write_atomically
@@ -144,15 +144,16 @@ def print_classes(
         for table in task.per_class(outputs, labels):
             names = _named(table.names, class_names)
             rows = [(name, *row) for name, row in zip(names, table.rows, strict=True)]
-            print_table(table.title, (table.what, *table.columns), rows)
+            print_table(table.title, (table.what, *table.columns), rows, "per_class")
     if args.confusion:
         counts = task.confusion(outputs, labels)
         names = _named(tuple(map(str, range(len(counts)))), class_names)
+        result(confusion={"classes": names, "counts": counts})
         write_atomically(args.confusion, _csv(counts, names).encode())
         if len(counts) <= MOST_SHOWN:
             rows = [(name, *(f"{n:,}" for n in row)) for name, row in zip(names, counts.tolist(), strict=True)]
-            print_table("Confusion matrix: a row for each true class", ("taken for", *names), rows)
-        print(f"wrote {args.confusion}")
+            print_table("Confusion matrix: a row for each true class", ("taken for", *names), rows, None)
+        wrote(args.confusion, "wrote")
 
 
 def _named(numbers: Sequence[str], class_names: Sequence[str]) -> list[str]:

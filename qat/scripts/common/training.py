@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 import qat
+from qat.console import note, result, wrote
 from qat.data import Dataset
 from qat.data.augment import KINDS
 from qat.deploy.interfaces import DataSink, TrainingBackend
 from qat.errors import QatError
-from qat.files import check_writable
 from qat.graph import Graph
 from qat.passes.track_oscillations import track_oscillations
 from qat.registry import suffixed
 from qat.scripts.common import few_bits, sparsity
 from qat.scripts.common.files import load_data, read_data
 from qat.scripts.common.flags import PREPARATION, boolean, length, print_fitted
+from qat.scripts.common.plan import add_writing_arguments, check_outputs, of_data, of_graph, stop_if_dry
 from qat.scripts.common.printing import note_if_guessing, print_arithmetic, print_metrics
 from qat.scripts.common.tasks import add_loss_arguments, add_task_argument, loss_of, with_task, with_weights
 from qat.training.checkpoint import Checkpoint
@@ -125,6 +125,7 @@ def add_training_arguments(parser: argparse.ArgumentParser, *, lr: float, save_p
     )
     parser.add_argument("--resume", action="store_true", help="go on from the file at --save_path, if it is there")
     parser.add_argument("--save_path", help=f"checkpoint file to write, after each epoch (default: {save_path})")
+    add_writing_arguments(parser)
     add_task_argument(parser)
     add_loss_arguments(parser)
     distillation = parser.add_argument_group("distillation", "learn from another network's outputs, too")
@@ -228,6 +229,15 @@ def train_and_save(
         args.backend
     )  # imports the framework, which takes seconds: not before what can be wrong is looked at
     start = _resumed(path, start) if args.resume else start
+    if args.dry_run:
+        backend.lower(start.graph, start.params, device_target=args.device_target)  # or its QatError, as for a device
+    stop_if_dry(
+        args,
+        f"train {plan.epochs} epochs of {span.steps // max(plan.epochs, 1):,} steps on {args.backend}, batches of "
+        f"{plan.batch_size}, lr {plan.lr:g}" + (f", from epoch {start.epoch + 1}" if start.epoch else ""),
+        reads=[(args.ckpt_path or args.network, of_graph(start.graph)), (args.data_path, of_data(dataset))],
+        writes=[path, *filter(None, [args.log_path])],
+    )
     teaching = _teaching(args, backend, start.graph, args.data_path)
     if teaching is not None:
         if objective is not None:
@@ -256,15 +266,14 @@ def train_and_save(
     )
     metrics = evaluate_metrics(backend, checkpoint, dataset.test, device_target=args.device_target)
     if 0 < delay >= checkpoint.step:  # it stopped early, or an early epoch was the best
-        print(
-            f"note: {checkpoint.step} steps were trained, but quantization sets in after {delay}; lower --quant_delay"
-        )
+        note(f"{checkpoint.step} steps were trained, but quantization sets in after {delay}; lower --quant_delay")
     sparsity.report(checkpoint)
     few_bits.report(checkpoint)
     print_arithmetic(checkpoint.graph)
     print_metrics(task, metrics)
     note_if_guessing(metrics, dataset.test, start.graph.name, f"use another --lr than {args.lr:g}, or more --epochs")
-    print(f"saved {path}")
+    result(network=checkpoint.graph.name, epochs=checkpoint.epoch, steps=checkpoint.step, samples=len(dataset.test))
+    wrote(path)
     return checkpoint
 
 
@@ -288,18 +297,18 @@ def _check_output(args: argparse.Namespace, path: Path) -> None:
                 f"--dataset_sink_mode true: --backend is {args.backend}, which has no data sink; leave it out, or choose "
                 "--backend mindspore"
             )
-        print(f"note: --dataset_sink_mode true: {backend.data_sink()}", file=sys.stderr)
+        note(f"--dataset_sink_mode true: {backend.data_sink()}")
     if suffixed(path) is not None:
         raise QatError(f"--save_path {path}: ends as an exported file, but a checkpoint is written; name it *.ckpt")
-    check_writable(path)
+    check_outputs(args, path)
     if args.log_path:
-        check_writable(args.log_path)
+        check_outputs(args, args.log_path)
 
 
 def _resumed(path: Path, start: Checkpoint) -> Checkpoint:
     """What --resume goes on from: the file at ``path``, or ``start`` where there is none."""
     if not path.exists():
-        print(f"note: there is no {path} to resume: the training begins at its first step")
+        note(f"there is no {path} to resume: the training begins at its first step")
         return start
     saved = Checkpoint.load(path)
     if _untracked(saved) != _untracked(start):  # training gives them their trackers

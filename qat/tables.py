@@ -1,0 +1,211 @@
+"""Tables and texts that fit a width: what ``qat.console`` prints them with."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich import box
+from rich.cells import cell_len
+from rich.table import Table
+from rich.text import Text
+
+LEAST = 14  #: columns that a text in a table has at least, before the table is divided
+
+
+def count(value: int) -> str:
+    """A whole number as "1,234"."""
+    return f"{value:,}"
+
+
+def percent(value: float) -> str:
+    """A share as "98.21 %"."""
+    return f"{100 * value:.2f} %"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table.
+
+    Attributes:
+        heading: above it.
+        key: of its values in a JSON document; "", the default: the heading in small letters, with _ between words.
+        form: a value as text; a value that is None is shown as nothing. In place of a function None, for a column that is in
+            the document alone.
+        later: whether it stands in a further table where the output is narrow.
+    """
+
+    heading: str
+    key: str = ""
+    form: Callable[[Any], str] | None = str
+    later: bool = False
+
+    @property
+    def name(self) -> str:
+        """The key."""
+        return self.key or re.sub(r"\W+", "_", self.heading.lower()).strip("_") or "name"
+
+    def text(self, value: Any) -> str:
+        """A value as it is shown."""
+        return "" if value is None or self.form is None else self.form(value)
+
+
+def named(columns: Sequence[Column], rows: Sequence[Sequence[Any]]) -> list[dict[str, Any]]:
+    """The rows as values by key."""
+    return [{column.name: value for column, value in zip(columns, row, strict=True)} for row in rows]
+
+
+def folded(line: str, width: int) -> str:
+    """A line broken at spaces where it is wider; further lines are indented by two more columns than the first one.
+
+    Args:
+        line: a text on one line.
+        width: in columns.
+
+    Returns:
+        Lines. A word that is wider than that has one of its own, and stays whole.
+    """
+    if cell_len(line) <= width:
+        return line
+    indent = line[: len(line) - len(line.lstrip())]
+    lines = textwrap.wrap(
+        line.strip(),
+        max(width, 20),
+        initial_indent=indent,
+        subsequent_indent=f"{indent}  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return "\n".join(lines)
+
+
+def tables(columns: Sequence[Column], cells: Sequence[Sequence[str]], width: int) -> list[Table]:
+    """The table, in several tables one below the other where it is wider than it may be.
+
+    Args:
+        columns: of the table.
+        cells: rows of a text for each column.
+        width: that it may have.
+
+    Returns:
+        Tables that show every character; of several each has the first column.
+    """
+    shown = [i for i, column in enumerate(columns) if column.form is not None]
+    headings, cells = [columns[i].heading for i in shown], [[row[i] for i in shown] for row in cells]
+    if _natural(headings, cells) <= width:
+        return [_table(headings, cells)]
+    headings = [heading.replace(" ", "\n") for heading in headings]
+    for padding in (1, 0):
+        if _natural(headings, cells, padding) <= width:
+            return [_table(headings, cells, padding=padding)]
+    for least in (None, LEAST):
+        widths = _narrowed(headings, cells, width, least)
+        if widths is not None:
+            return [_table(headings, cells, widths, padding=0)]
+    later = [place for place, i in enumerate(shown) if columns[i].later]
+    return [
+        table
+        for part in ([i for i in range(len(shown)) if i not in later], [0, *later])
+        if len(part) > 1 or len(shown) == 1
+        for table in _divided([headings[i] for i in part], [[row[i] for i in part] for row in cells], width)
+    ]
+
+
+def _widths(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> list[int]:
+    """That each column takes, without its borders."""
+    lines = [[*heading.split("\n"), *(row[i] for row in cells)] for i, heading in enumerate(headings)]
+    return [max(map(cell_len, texts)) for texts in lines]
+
+
+def _borders(columns: int, padding: int) -> int:
+    return (1 + 2 * padding) * columns + 1
+
+
+def _natural(headings: Sequence[str], cells: Sequence[Sequence[str]], padding: int = 1) -> int:
+    return sum(_widths(headings, cells)) + _borders(len(headings), padding)
+
+
+def _narrowed(
+    headings: Sequence[str], cells: Sequence[Sequence[str]], width: int, least: int | None
+) -> list[int] | None:
+    """The columns' widths where texts are folded, at spaces alone where least is None; None where it does not suffice."""
+    widths = _widths(headings, cells)
+    smallest = []
+    for i, heading in enumerate(headings):
+        texts = [row[i] for row in cells]
+        if not any(re.search(r"[^\W\d_]", text) for text in texts):  # numbers stay whole
+            smallest.append(widths[i])
+            continue
+        words = [word for text in (heading, *texts) for word in text.split()] or [""]
+        longest = max(map(cell_len, words))
+        smallest.append(min(widths[i], max(LEAST, longest) if least is None else least))
+    excess = sum(widths) + _borders(len(widths), 0) - width
+    while excess > 0:  # the widest of those that can be narrower gives way
+        places = [i for i, (now, end) in enumerate(zip(widths, smallest, strict=True)) if now > end]
+        if not places:
+            return None
+        widest = max(places, key=lambda i: widths[i])
+        widths[widest] -= 1
+        excess -= 1
+    return widths
+
+
+def _divided(headings: Sequence[str], cells: Sequence[Sequence[str]], width: int) -> list[Table]:
+    """Several tables with the first column each, and as many of the others as fit."""
+    widths = _widths(headings, cells)
+    others = sum(widths[1:]) + _borders(len(widths), 0)
+    if others + min(LEAST, widths[0]) <= width:  # all of it fits, where the first column is narrower
+        widths[0] = min(widths[0], width - others)
+    else:
+        widths[0] = min(widths[0], max(LEAST, width // 3))
+    most = max(width - widths[0] - _borders(2, 0), 1)  # of one further column
+    widths[1:] = [min(x, most) for x in widths[1:]]
+    found, chosen = [], [0]
+    for i in range(1, len(widths)):
+        if len(chosen) > 1 and sum(widths[j] for j in (*chosen, i)) + _borders(len(chosen) + 1, 0) > width:
+            found.append(chosen)
+            chosen = [0]
+        chosen.append(i)
+    found.append(chosen)
+    return [
+        _table(
+            [headings[i] for i in chosen],
+            [[row[i] for i in chosen] for row in cells],
+            [widths[i] for i in chosen],
+            padding=1 if sum(widths[i] for i in chosen) + _borders(len(chosen), 1) <= width else 0,
+        )
+        for chosen in found
+    ]
+
+
+def _broken(text: str, width: int) -> str:
+    """A text in lines, broken behind spaces and the signs in names and paths, and elsewhere where there are none."""
+    lines = [""]
+    for part in re.split(r"(?<=[\s./_])", text):
+        if cell_len(lines[-1] + part.rstrip()) > width and lines[-1]:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _table(
+    headings: Sequence[str], cells: Sequence[Sequence[str]], widths: Sequence[int] | None = None, *, padding: int = 1
+) -> Table:
+    """A table; its texts are folded where widths are given."""
+    table = Table(box=box.HEAVY_HEAD, padding=(0, padding))
+    for index, heading in enumerate(headings):
+        table.add_column(
+            Text(heading),
+            justify="left" if index == 0 else "right",
+            no_wrap=widths is None,
+            overflow="fold",
+            width=None if widths is None else widths[index],
+        )
+    for row in cells:
+        table.add_row(*map(Text, row if widths is None else map(_broken, row, widths)))
+    if widths is None:
+        table.width = _natural(headings, cells, padding)  # whatever the console has
+    return table
