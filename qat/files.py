@@ -23,22 +23,32 @@ LARGEST = 1 << 31  #: bytes of a file that is read as a whole
 def check_writable(path: str | Path) -> None:
     """Check that a file can be written, before hours of work are spent on its content.
 
+    Nothing is left behind: where another argument turns out to be wrong, there is no empty folder.
+
     Args:
-        path: of the file; its folder is created.
+        path: of the file; whoever writes it creates its folder.
 
     Raises:
         QatError: where it cannot.
     """
     path = Path(path)
     folder = _target(path).parent
+    made: list[Path] = []
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        for each in reversed([folder, *folder.parents]):
+            with contextlib.suppress(FileExistsError):
+                each.mkdir()
+                made.append(each)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise QatError(
             f"{path}: cannot be written in {folder} ({error.strerror or error}); choose another place"
         ) from None
+    finally:
+        for each in reversed(made):
+            with contextlib.suppress(OSError):
+                each.rmdir()
 
 
 def check_distinct(output: str | Path, source: str | Path, flags: str) -> None:

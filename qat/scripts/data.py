@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
     source = SOURCES[args.name]
-    written = download(Source(args.home or source.home, source.files), args.out)
+    written = download(Source(args.home.rstrip("/") + "/" if args.home else source.home, source.files), args.out)
     print(f"{args.out}: {len(written)} files written" if written else f"{args.out}: everything is there already")
 
 

@@ -25,7 +25,7 @@ from qat.errors import NotFiniteError, QatError, shortened
 from qat.files import write_atomically
 from qat.graph import Graph, Params
 from qat.graph.graph import MOST_PARAMETERS
-from qat.reading import LARGEST_JSON, open_regular, reading
+from qat.reading import LARGEST_JSON, kind_of, open_regular, reading
 from qat.registry import suffixed
 from qat.tasks import Classification, Task
 from qat.training.monitor import Progress
@@ -178,6 +178,9 @@ class Checkpoint:
                 raise QatError(
                     f"{path}: is an exported file, not a checkpoint; run, evaluate and verify take such files"
                 ) from None
+            kind = kind_of(path)
+            if kind is not None and kind[0] != "is a checkpoint":
+                raise QatError(f"{path}: {kind[0]}, not a checkpoint of qat; {kind[1]}") from None
             raise
         if metadata.get("format") != FORMAT:
             raise QatError(
