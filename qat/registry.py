@@ -226,8 +226,8 @@ def target_of(path: str | Path) -> Target:
         suffix = Path(path).suffix
         known = ", ".join(entry.suffix for entry in formats().values())
         raise QatError(
-            f"{path}: {suffix or 'a file without an ending'!r} is no format that can be run; known are {known}: give what export "
-            "wrote"
+            f"{path}: {suffix or 'a file without an ending'!r} is no format that can be run; known are {known}: give "
+            "what export wrote"
         )
     return target(name)
 

@@ -129,8 +129,8 @@ USES = [
     ),
     (f"verify --model quant.ckpt {QUANT}", "'.ckpt' is no format", "give what export wrote"),
     (
-        f"verify --model changed.onnx {QUANT}",
-        "changed.onnx: its content is not what its digest says",
+        f"verify --model changed.tflite {QUANT}",
+        "changed.tflite: its content is not what its digest says",
         "export it again",
     ),
     (f"verify --model cut.onnx {QUANT}", "cut.onnx", "again"),
@@ -228,10 +228,10 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "nan.ckpt").write_bytes(safetensors.numpy.save(tensors, metadata))
     tensors["params/conv1.weight"] = tensors["params/conv1.weight"][..., :-1].copy()
     (folder / "shape.ckpt").write_bytes(safetensors.numpy.save(tensors, metadata))
-    exported = (folder / "net.onnx").read_bytes()
-    (folder / "cut.onnx").write_bytes(exported[:3000])
+    (folder / "cut.onnx").write_bytes((folder / "net.onnx").read_bytes()[:3000])
+    exported = (folder / "net.tflite").read_bytes()
     middle = len(exported) // 2
-    (folder / "changed.onnx").write_bytes(exported[:middle] + bytes([exported[middle] ^ 1]) + exported[middle + 1 :])
+    (folder / "changed.tflite").write_bytes(exported[:middle] + bytes([exported[middle] ^ 1]) + exported[middle + 1 :])
     for path in ("empty", "folder", "three/a", "three/b", "words/a", "bad/a", "bad/b"):
         (folder / path).mkdir(parents=True)
     pixels = np.random.default_rng(0).integers(0, 256, (20, 3, 32, 32), np.uint8)

@@ -114,9 +114,10 @@ def _unrecognised(data_path: str) -> QatError:
         "there is a file here" if os.path.exists(data_path) else f"there is nothing here{perhaps(data_path, (DIGITS,))}"
     )
     others = "".join(f", or {name}:..." for name in READERS.names())
+    what = found if kind is None else kind[0]
     return QatError(
-        f"{data_path}: {found if kind is None else kind[0]}, but --data_path takes {TAKES}, or the word {DIGITS!r}{others}; qat data mnist "
-        "--out MNIST_Data downloads MNIST"
+        f"{data_path}: {what}, but --data_path takes {TAKES}, or the word {DIGITS!r}{others}; qat data mnist --out MNIST_Data "
+        "downloads MNIST"
     )
 
 

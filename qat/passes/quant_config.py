@@ -26,7 +26,7 @@ from qat.reading import read_text, reading
 
 LARGEST = 1 << 16  #: bytes; a settings file is a page
 DEEPEST = 20  #: values within values
-ADVICE = "see docs/quantizers.md for the form"
+ADVICE = "write settings as num_bits: [8, 8]; 'qat help quantizers' has the form"
 
 
 LENGTHS = ("quant_delay", "freeze_bn")  #: settings that count steps
