@@ -20,8 +20,10 @@ from typing import Any, NoReturn, TextIO
 from qat import __version__, hints
 from qat.console import LastingOutput, PlainOutput, Pulse
 from qat.errors import QatError, QatWarning, one_line
+from qat.extras import how_to_install
 from qat.plugins import import_own
 from qat.reading import read_text, reading
+from qat.run_file import recorded
 from qat.training.devices import THREAD_VARIABLES, free_cores, use_threads
 from qat.training.workers import this_worker
 from qat.vocabulary.rows import showing
@@ -56,6 +58,8 @@ COMMANDS = {
     "test-yournet": ("test_yournet", "the contest's row of the project's own network"),
     "sensitivity": ("sensitivity", "the accuracy that each layer costs at few bits, as table and picture"),
     "diagnose": ("diagnose", "where accuracy goes: integers against float, layer by layer, and advice"),
+    "run-config": ("run_config", "run the steps of a YAML file, or repeat a run from its run file"),
+    "help": ("help", "read a page of the documentation"),
     "data": ("data", "download a data set"),
     "zoo": ("zoo", "networks with trained weights: list, fetch, make"),
     "train-svhn": ("train_svhn", "a study: folds, widths, pruned or not, of the SVHN document"),
@@ -105,6 +109,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     return run_script(module.add_arguments, module.run, module.__doc__, arguments[1:], prog=f"qat {command}")
+
+
+def command_parser(command: str) -> Parser:
+    """The parser of a command's arguments.
+
+    Args:
+        command: One of ``COMMANDS``.
+
+    Returns:
+        A parser that raises QatError.
+    """
+    module = importlib.import_module(f"qat.scripts.{COMMANDS[command][0]}")
+    parser = Parser(
+        prog=f"qat {command}", description=module.__doc__, formatter_class=_HelpFormatter, allow_abbrev=False
+    )
+    _add_arguments(parser, module.add_arguments)
+    return parser
 
 
 class Parser(argparse.ArgumentParser):
@@ -256,29 +277,22 @@ def run_script(
     Returns:
         The exit status.
     """
+    arguments = sys.argv[1:] if arguments is None else arguments
     parser = Parser(prog=prog, description=description, formatter_class=_HelpFormatter, allow_abbrev=False)
-    add_arguments(parser)
-    parser.add_argument(
-        "--import",
-        dest="imports",
-        metavar="MODULE",
-        action="append",
-        default=[],
-        help="run this module first, which defines cells of your own that a checkpoint holds; may be given several times",
-    )
+    _add_arguments(parser, add_arguments)
     # A batch system ends a job by SIGTERM: clean up as for Ctrl-C. A shell's background job ignores SIGINT itself.
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _interrupt)
     try:
         if this_worker().rank or sys.stdout is None:  # the first of several workers speaks for all
             sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (for as long as the process lives)
-        args = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
+        args = parser.parse_args(arguments)
         args.chosen_threads = _choose_threads(args)
         output = LastingOutput(sys.stdout)
         with contextlib.redirect_stdout(PlainOutput(output)), showing(Pulse().watched):
             for module in vars(args).pop("imports"):
                 import_own(module)
-            status = run(args) or 0
+            status = recorded(run, parser, arguments)(args) or 0
         output.flush()
         if output.lost is not None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would try again at the end
@@ -306,6 +320,19 @@ def run_script(
         where = f"{one_line(error.filename)}: " if error.filename else ""
         print(f"{parser.prog}: error: {where}{one_line(error.strerror or error)}; give another place", file=sys.stderr)
         return USER_MISTAKE
+
+
+def _add_arguments(parser: Parser, add_arguments: Callable[[argparse.ArgumentParser], None]) -> None:
+    """A command's own arguments, and those of every command."""
+    add_arguments(parser)
+    parser.add_argument(
+        "--import",
+        dest="imports",
+        metavar="MODULE",
+        action="append",
+        default=[],
+        help="run this module first, which defines cells of your own that a checkpoint holds; may be given several times",
+    )
 
 
 def _choose_threads(args: argparse.Namespace) -> int | None:
@@ -341,7 +368,7 @@ def _expanded(arguments: Sequence[str], files: Sequence[str]) -> list[str]:
     try:
         from absl import flags
     except ModuleNotFoundError:
-        raise QatError("--flagfile needs absl-py, which is not installed: pip install 'qat-engine[study]'") from None
+        raise QatError(f"--flagfile needs absl-py, which is not installed: {how_to_install('study')}") from None
     for name in files:  # absl prints two lines of its own where there is none
         if not name or not Path(name).expanduser().exists():
             raise QatError(f"--flagfile {name!r}: there is no such file; give one with one --name=value a line")

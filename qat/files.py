@@ -10,7 +10,7 @@ import os
 import stat
 import tempfile
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -51,6 +51,29 @@ def check_writable(path: str | Path) -> None:
                 each.rmdir()
 
 
+_WATCHING: list[list[Path]] = []  #: who wants to know what is written
+
+
+@contextlib.contextmanager
+def watched_writes() -> Iterator[list[Path]]:
+    """Note which files are written.
+
+    Yields:
+        Their paths, in the order in which they were finished; one that is written twice stands there twice.
+    """
+    found: list[Path] = []
+    _WATCHING.append(found)
+    try:
+        yield found
+    finally:
+        _WATCHING[:] = [each for each in _WATCHING if each is not found]
+
+
+def _note(paths: Sequence[Path]) -> None:
+    for found in _WATCHING:
+        found += paths
+
+
 def check_distinct(output: str | Path, source: str | Path, flags: str) -> None:
     """Raise QatError where a command would overwrite its own input. flags: the two arguments, for the message."""
     if os.path.realpath(output) == os.path.realpath(source):
@@ -79,6 +102,7 @@ def write_atomically(path: str | Path, content: bytes) -> None:
         sync_folders([target])
     except OSError as error:
         raise _not_written(path, error, [path]) from None
+    _note([path])
 
 
 def write_together(contents: Mapping[Path, bytes]) -> None:
@@ -138,6 +162,7 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
             f"{first}: not all of {', '.join(path.name for path in paths)} could be replaced ({error.strerror or error}); the "
             f"rest is kept in {record}, and the next command that reads or writes them puts it in place"
         ) from None
+    _note(paths)
 
 
 def read_together(*paths: Path) -> list[bytes]:

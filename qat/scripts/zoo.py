@@ -2,7 +2,7 @@
 
 'qat zoo' lists them with what was measured; 'qat zoo fetch NAME --out FILE' writes a certified file or a checkpoint; 'qat zoo
 make NAME --out FOLDER' imports or trains, quantizes, exports, verifies and measures; 'qat zoo table' prints the tables of
-docs/zoo.md, or those of a folder that make wrote. Names come before the flags. Exit status 1 where a code differs.
+'qat help zoo', or those of a folder that make wrote. Names come before the flags. Exit status 1 where a code differs.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CORE",
         help="also run the first width's .c on emulated processors, as m4 m55",
     )
-    parser.add_argument("--rows", metavar="FOLDER", help="of which the tables are (default: those of docs/zoo.md)")
+    parser.add_argument("--rows", metavar="FOLDER", help="of which the tables are (default: those of 'qat help zoo')")
     add_backend_arguments(parser)
 
 
@@ -122,7 +122,7 @@ def _list(entries: Sequence[Entry]) -> int:
         metric = "" if row is None else row.metric
         rows.append((entry.name, entry.title, metric, figure, *widths, "fetch" if is_kept(entry.name) else "make"))
     print_table(
-        "Networks with trained weights, and what was measured (docs/zoo.md); weights/activations in bits",
+        "Networks with trained weights, and what was measured ('qat help zoo'); weights/activations in bits",
         ("name", "network", "metric", "float", *WIDTHS, "qat zoo ..."),
         rows,
     )
