@@ -22,8 +22,10 @@ from qat import __version__, hints
 from qat.commands import COMMANDS, listed
 from qat.console import LastingOutput, PlainOutput, Pulse, Report, note, reporting, width
 from qat.errors import QatError, QatWarning, one_line
+from qat.extras import how_to_install
 from qat.plugins import import_own
 from qat.reading import read_text, reading
+from qat.run_file import recorded
 from qat.tables import folded
 from qat.training.devices import THREAD_VARIABLES, free_cores, use_threads
 from qat.training.workers import this_worker
@@ -70,6 +72,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 class Planned(Exception):  # noqa: N818 (it is no error)
     """Ends a command that was asked what it would do (--dry_run)."""
+
+
+def command_parser(command: str) -> Parser:
+    """The parser of a command's arguments.
+
+    Args:
+        command: One of ``COMMANDS``.
+
+    Returns:
+        A parser that raises QatError.
+    """
+    module = importlib.import_module(f"qat.scripts.{COMMANDS[command][0]}")
+    parser = Parser(
+        prog=f"qat {command}", description=module.__doc__, formatter_class=_HelpFormatter, allow_abbrev=False
+    )
+    add_command_arguments(parser, module.add_arguments)
+    return parser
 
 
 class Parser(argparse.ArgumentParser):
@@ -236,7 +255,9 @@ def add_command_arguments(
     )
     output = parser.add_argument_group("output")
     output.add_argument("--quiet", action="store_true", help="print results, notes and errors alone")
-    output.add_argument("--json", action="store_true", help="print the results as one JSON document (docs/commands.md)")
+    output.add_argument(
+        "--json", action="store_true", help="print the results as one JSON document ('qat help commands')"
+    )
 
 
 @_noting()
@@ -283,7 +304,7 @@ def run_script(
             for module in vars(args).pop("imports"):
                 import_own(module)
             try:
-                status = run(args) or 0
+                status = recorded(run, parser, arguments)(args) or 0
             except Planned:
                 status = 0
             others.flush()
@@ -373,7 +394,7 @@ def _expanded(arguments: Sequence[str], files: Sequence[str]) -> list[str]:
     try:
         from absl import flags
     except ModuleNotFoundError:
-        raise QatError("--flagfile needs absl-py, which is not installed: pip install 'qat-engine[study]'") from None
+        raise QatError(f"--flagfile needs absl-py, which is not installed: {how_to_install('study')}") from None
     for name in files:  # absl prints two lines of its own where there is none
         if not name or not Path(name).expanduser().exists():
             raise QatError(f"--flagfile {name!r}: there is no such file; give one with one --name=value a line")

@@ -23,6 +23,7 @@ GROUPS = {
         "compress": "weights of few bits, without training or data",
         "train-gtc": "LeNet-GTC: floats and powers of two in one network",
         "train-and-quantize": "train, calibrate, write .tflite and C: all at once",
+        "run-config": "the steps of a YAML file, or repeat a run",
         "demo": "the whole path: train, quantize, export, verify",
     },
     "deploy": {
@@ -40,6 +41,7 @@ GROUPS = {
         "sensitivity": "what each layer costs at few bits",
         "diagnose": "where accuracy goes, layer by layer, and advice",
         "doctor": "what is installed and works here",
+        "help": "read a page of the documentation",
         "completion": "a script that lets the shell complete commands",
     },
     "studies": {

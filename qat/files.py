@@ -10,7 +10,7 @@ import os
 import stat
 import tempfile
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -23,22 +23,55 @@ LARGEST = 1 << 31  #: bytes of a file that is read as a whole
 def check_writable(path: str | Path) -> None:
     """Check that a file can be written, before hours of work are spent on its content.
 
+    Nothing is left behind: where another argument turns out to be wrong, there is no empty folder.
+
     Args:
-        path: of the file; its folder is created.
+        path: of the file; whoever writes it creates its folder.
 
     Raises:
         QatError: where it cannot.
     """
     path = Path(path)
     folder = _target(path).parent
+    made: list[Path] = []
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        for each in reversed([folder, *folder.parents]):
+            with contextlib.suppress(FileExistsError):
+                each.mkdir()
+                made.append(each)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise QatError(
             f"{path}: cannot be written in {folder} ({error.strerror or error}); choose another place"
         ) from None
+    finally:
+        for each in reversed(made):
+            with contextlib.suppress(OSError):
+                each.rmdir()
+
+
+_WATCHING: list[list[Path]] = []  #: who wants to know what is written
+
+
+@contextlib.contextmanager
+def watched_writes() -> Iterator[list[Path]]:
+    """Note which files are written.
+
+    Yields:
+        Their paths, in the order in which they were finished; one that is written twice stands there twice.
+    """
+    found: list[Path] = []
+    _WATCHING.append(found)
+    try:
+        yield found
+    finally:
+        _WATCHING[:] = [each for each in _WATCHING if each is not found]
+
+
+def _note(paths: Sequence[Path]) -> None:
+    for found in _WATCHING:
+        found += paths
 
 
 def check_distinct(output: str | Path, source: str | Path, flags: str) -> None:
@@ -69,6 +102,7 @@ def write_atomically(path: str | Path, content: bytes) -> None:
         sync_folders([target])
     except OSError as error:
         raise _not_written(path, error, [path]) from None
+    _note([path])
 
 
 def write_together(contents: Mapping[Path, bytes]) -> None:
@@ -86,7 +120,8 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
     """
     paths = list(contents)
     if len(paths) == 1:
-        return write_atomically(paths[0], contents[paths[0]])
+        write_atomically(paths[0], contents[paths[0]])
+        return
     first, folder, record = paths[0], paths[0].parent, _record(paths[0])
     if any(_record(path) != record for path in paths):
         raise ValueError(
@@ -128,6 +163,7 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
             f"{first}: not all of {', '.join(path.name for path in paths)} could be replaced ({error.strerror or error}); the "
             f"rest is kept in {record}, and the next command that reads or writes them puts it in place"
         ) from None
+    _note(paths)
 
 
 def read_together(*paths: Path) -> list[bytes]:

@@ -164,6 +164,44 @@ def most_unpacked(size: int) -> int:
     return max(LARGEST_UNPACKED, MOST_TIMES * size)
 
 
+def kind_of(path: str | Path) -> tuple[str, str] | None:
+    """What a file is, by its first bytes, where another kind is wanted.
+
+    Args:
+        path: of a file.
+
+    Returns:
+        What it is, as the words after its name, and what to do with it; None where that is not known.
+    """
+    try:
+        with open_file(path) as file:
+            start = file.read(16)
+    except (OSError, ValueError):
+        return None
+    if not start:
+        return "is empty, so that its writing was cut off", "use another copy"
+    if start[8:9] == b"{" and not start.startswith(b"{"):  # safetensors: the length of a JSON text, and that text
+        return "is a checkpoint", "commands take it as --ckpt_path"
+    return next((known for begins, *known in _KINDS if start.startswith(begins)), None)  # type: ignore[return-value]
+
+
+#: What files begin with, what they are then, what to do with them.
+_PICTURE = ("is a picture", "'qat run --image' takes it")
+_KINDS = (
+    (b"\x1f\x8b", "is compressed by gzip", "unpack it first: gunzip"),
+    (b"\x89PNG", *_PICTURE),
+    (b"\xff\xd8\xff", *_PICTURE),
+    (b"GIF8", *_PICTURE),
+    (
+        b"PK",
+        "is a .zip archive, as PyTorch and NumPy write them",
+        "'qat import' and 'qat import-params' take networks of others",
+    ),
+    (b"\x89HDF", "is an HDF5 file, as Keras writes them", "'qat import --model' takes it"),
+    (b"\x93NUMPY", "is an array of NumPy", "--data_path takes the folder that holds it"),
+)
+
+
 def check_zip(path: str | Path, file: IO[bytes], advice: str) -> None:
     """Raise QatError where a .zip archive, as .npz and .pt files are, declares more content than ``most_unpacked``."""
     size = _size(file)

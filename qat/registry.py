@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, cast
 from qat import hints
 from qat.deploy.interfaces import SWITCH, Evaluates, Option, Target, TrainingBackend
 from qat.errors import QatError, shortened
+from qat.extras import how_to_install
 from qat.integer.ends import TYPES
 from qat.integer.fixed_point import ARITHMETICS
 from qat.integer.widths import PACKINGS
@@ -155,7 +156,7 @@ def training_backend(name: str | None = None) -> TrainingBackend:
     """
     name = name or next((key for key, entry in BACKENDS.items() if installed(entry)), None)
     if name is None:
-        raise QatError(f"no backend is installed that could train: pip install 'qat-engine[{next(iter(BACKENDS))}]'")
+        raise QatError(f"no backend is installed that could train: {how_to_install(next(iter(BACKENDS)))}")
     return backend(name)
 
 
@@ -226,7 +227,8 @@ def target_of(path: str | Path) -> Target:
         suffix = Path(path).suffix
         known = ", ".join(entry.suffix for entry in formats().values())
         raise QatError(
-            f"{path}: {suffix or 'a file without an ending'!r} is no format that can be run; known are {known}"
+            f"{path}: {suffix or 'a file without an ending'!r} is no format that can be run; known are {known}: give "
+            "what export wrote"
         )
     return target(name)
 
@@ -283,8 +285,7 @@ def _load(name: str, group: Group, own: dict[str, Entry], protocol: type) -> Any
     missing = missing_packages(entry)
     if missing:
         raise QatError(
-            f"{group.what} {known!r} needs the package {missing[0]!r}, which is not installed: pip install "
-            f"'qat-engine[{entry.extra}]'"
+            f"{group.what} {known!r} needs the package {missing[0]!r}, which is not installed: {how_to_install(entry.extra)}"
         )
     return importlib.import_module(f"qat.{entry.module}")
 

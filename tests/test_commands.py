@@ -287,7 +287,10 @@ def test_help_lists_the_commands_and_imports_nothing_slow() -> None:
         (["train", "--data_path", "digits", "--lr", "nan"], "lr is nan"),
         (["train", "--data_path", "digits", "--momentum", "-1"], "momentum is -1.0"),
         (["train", "--data_path", "digits", "--weight_decay", "nan"], "weight_decay is nan"),
-        (["train", "--data_path", "digits", "--seed", "-1"], "seed is -1"),
+        (
+            ["train", "--data_path", "digits", "--seed", "-1"],
+            "argument --seed: '-1' is no seed; use a whole number, 0 or more",
+        ),
         (["train", "--data_path", "digits", "--save_path", "."], "is a folder"),
         (
             ["train", "--data_path", "digits", "--dataset_sink_mode", "true"],

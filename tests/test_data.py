@@ -16,6 +16,7 @@ from qat.data import Dataset, Split, load
 from qat.data.readers.idx import read_idx
 from qat.data.resize import resize_bilinear
 from qat.errors import QatError
+from qat.extras import how_to_install
 
 CHECK = settings(derandomize=True, deadline=None, max_examples=100)
 MUTATE = settings(derandomize=True, deadline=None, max_examples=400)
@@ -518,7 +519,7 @@ def test_the_digits_grey_values_span_0_to_255():
 
 def test_the_digits_without_scikit_learn_name_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)  # Python's own way to say: not installed
-    refused("digits", "scikit-learn, which is not installed", "pip install 'qat-engine[study]'")
+    refused("digits", "scikit-learn, which is not installed", how_to_install("study"))
 
 
 # -- CIFAR-10 ---------------------------------------------------------------------------------------------------------

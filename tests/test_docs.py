@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import re
 import shlex
@@ -16,6 +17,7 @@ from qat.commands import COMMANDS
 from qat.data.download import SOURCES
 from qat.quantizers import FAMILY
 from qat.registry import TARGETS
+from qat.scripts.help import pages
 
 ROOT = Path(__file__).parent.parent
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
@@ -223,7 +225,12 @@ def test_the_table_of_packages_shows_the_layers_that_import_linter_checks() -> N
         shown += [set()] if layer else []
         shown[-1].add(package)
     assert shown == checked
-    assert set.union(*shown) == {path.stem for path in (ROOT / "qat").iterdir()} - {"__init__", "__pycache__", "py"}
+    assert set.union(*shown) == {path.stem for path in (ROOT / "qat").iterdir()} - {
+        "__init__",
+        "__pycache__",
+        "py",
+        "docs",
+    }
 
 
 def test_every_page_leads_to_the_glossary() -> None:
@@ -242,6 +249,26 @@ def test_every_page_that_the_code_names_exists() -> None:
     named = {path for file in files for path in re.findall(r"docs/[\w/]+\.md", file.read_text(encoding="utf-8"))}
     assert "docs/numerics.md" in named
     assert [path for path in sorted(named) if not (ROOT / path).is_file()] == []
+
+
+def test_what_is_printed_names_pages_as_the_command_shows_them() -> None:
+    """A wheel brings no folder docs; 'qat help PAGE' works there as in a checkout."""
+    named = set()
+    for file in (ROOT / "qat").rglob("*.py"):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+        documents = [node.body[0] for node in ast.walk(tree) if isinstance(node, documented) and node.body]
+        docstrings = {id(node.value) for node in documents if isinstance(node, ast.Expr)}
+        if file.parent.name == "scripts" and isinstance(tree.body[0], ast.Expr):
+            docstrings.discard(id(tree.body[0].value))  # the command's help begins with it
+        texts = [
+            node.value
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings
+        ]
+        assert [text for text in texts if re.search(r"docs/\w+\.md", text)] == [], file
+        named |= {page for text in texts for page in re.findall(r"qat help (\w+)", text)}
+    assert {"quantizers", "zoo", "run_config"} <= named <= {*pages(), "NAME"}
 
 
 def test_what_does_not_exist_is_found() -> None:

@@ -19,6 +19,7 @@ import pytest
 import qat
 from qat.deploy.interfaces import Target, TrainingBackend
 from qat.errors import QatError
+from qat.extras import how_to_install
 from qat.registry import BACKENDS, TARGETS, target_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -187,6 +188,21 @@ def test_the_wheel_installs_nothing_beside_qat(wheel):
     assert {top for top in tops if not top.endswith(".dist-info")} == {"qat"}
 
 
+def test_advice_works_where_the_wheel_is_installed_and_where_it_is_a_checkout(wheel, tmp_path):
+    """No index has the package itself, and a wheel brings no folder docs beside it."""
+    site, elsewhere = tmp_path / "site", tmp_path / "elsewhere"
+    wheel.extractall(site)
+    elsewhere.mkdir()
+    ask = "from qat.extras import how_to_install; print(how_to_install('onnx', 'torch'))"
+    found = run_python(ask, cwd=elsewhere, path=site).removeprefix("pip install ").replace("'", "").split()
+    assert [re.split("[<>=]", each)[0] for each in found] == ["onnx", "onnxruntime", "torch"]
+    assert "torch>=2.10" in found
+    assert run_python(ask) == "pip install -e '.[onnx,torch]'"
+    assert run_python(ask, cwd=elsewhere) == f"pip install -e '{ROOT}[onnx,torch]'"
+    read = "import sys; from qat.cli import main; sys.exit(main(['help', 'quantizers']))"
+    assert run_python(read, cwd=elsewhere, path=site) == (ROOT / "docs" / "quantizers.md").read_text().strip()
+
+
 def test_the_wheel_works_in_a_folder_that_has_a_networks_of_its_own(wheel, tmp_path):
     wheel.extractall(tmp_path / "site")
     own = tmp_path / "work" / "networks"
@@ -300,13 +316,12 @@ def test_what_a_backend_imports_is_in_its_extra(metadata, entry):
 
 
 def test_every_extra_that_a_message_names_exists(metadata):
-    """``pip install 'qat-engine[...]'`` must not be advice that pip rejects."""
+    """Advice to install one must not be advice that pip rejects."""
     text = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "qat").rglob("*.py"))
-    named = {name for names in re.findall(r"\[([\w,]+)\]'", text) for name in names.split(",")} & set(
-        re.findall(re.escape(metadata["Name"]) + r"\[(\w+)\]", text)
-    )
+    named = set(re.findall(r"""how_to_install\(["'](\w+)["']\)""", text))
+    assert f"{metadata['Name']}[" not in text.replace(f"'pip install {metadata['Name']}[torch]' would find nothing", "")
     named |= {entry.extra for entry in [*BACKENDS.values(), *TARGETS.values()] if entry.extra}
-    assert {"torch", "onnx", "study"} <= named
+    assert {"torch", "onnx", "study", "plots", "ray"} <= named
     assert named <= set(metadata.get_all("Provides-Extra"))
 
 
@@ -406,7 +421,7 @@ def test_a_backend_whose_package_is_missing_names_it_and_the_pip_extra(monkeypat
         load(name)
     message = str(caught.value)
     assert f"{name!r} needs the package {package!r}, which is not installed" in message
-    assert message.endswith(f"pip install 'qat-engine[{extra}]'")
+    assert message.endswith(how_to_install(extra))
     assert "\n" not in message
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import qat
-from qat.cli import COMMANDS
+from qat.commands import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "docs" / "_site"))

@@ -23,7 +23,8 @@ from sphinx.util.typing import ExtensionMetadata
 from subjects import SUBJECTS, subject_of
 
 import qat
-from qat.cli import COMMANDS, Parser, _HelpFormatter
+from qat.cli import Parser, _HelpFormatter
+from qat.commands import COMMANDS
 
 PLACE = Path(__file__).resolve().parent.parent / "reference"
 

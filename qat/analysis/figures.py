@@ -1,4 +1,4 @@
-"""Figures in one style, as PNG and SVG. They need matplotlib (``pip install 'qat-engine[plots]'``), imported on first
+"""Figures in one style, as PNG and SVG. They need matplotlib (the extra ``plots``), imported on first
 use.
 """
 
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from qat.errors import QatError, one_line
+from qat.extras import how_to_install
 from qat.files import check_writable, write_atomically
 
 #: Okabe and Ito's colours (jfly.uni-koeln.de/color), which colour-blind people can distinguish too.
@@ -108,7 +109,7 @@ def plain_text(text: str) -> str:
 def require_matplotlib() -> None:
     """Raise QatError where matplotlib is not installed."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise QatError("pictures need matplotlib, which is not installed: pip install 'qat-engine[plots]'")
+        raise QatError(f"pictures need matplotlib, which is not installed: {how_to_install('plots')}")
 
 
 def check_picture(path: str | Path) -> None:

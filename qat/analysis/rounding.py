@@ -231,7 +231,7 @@ class _Learning:
             )
             raise QatError(
                 f"{name}: {reason}, so that its rounding cannot be learned, and there is no layer where it can; leave rounding "
-                "out, or use weight quantizers by range or LSQ (docs/calibration.md)"
+                "out, or use weight quantizers by range or LSQ ('qat help calibration')"
             )
         if self.skipped:
             (name, reason), *more = self.skipped.items()

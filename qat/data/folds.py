@@ -10,6 +10,7 @@ import numpy as np
 
 from qat.data.dataset import Dataset
 from qat.errors import QatError
+from qat.extras import how_to_install
 from qat.vocabulary.ops import Array
 
 
@@ -64,7 +65,7 @@ def cross_validation(dataset: Dataset, count: int = 10, seed: int = 0) -> Folds:
         from sklearn.model_selection import GroupKFold, KFold, StratifiedGroupKFold, StratifiedKFold
     except ModuleNotFoundError:
         raise QatError(
-            "cross-validation needs scikit-learn, which is not installed: pip install 'qat-engine[study]'"
+            f"cross-validation needs scikit-learn, which is not installed: {how_to_install('study')}"
         ) from None
     labels, groups = dataset.train.classes, dataset.train.groups
     available, what = len(dataset.train), "samples"

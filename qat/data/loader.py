@@ -17,6 +17,7 @@ import numpy as np
 
 from qat.data.augment import Augmentation
 from qat.errors import QatError
+from qat.extras import how_to_install
 from qat.vocabulary.arrays import Arrays, as_arrays
 from qat.vocabulary.ops import Array
 from qat.vocabulary.rows import Rows
@@ -326,7 +327,7 @@ def _grain() -> Any:
             logging.set_verbosity(verbosity)
     except ModuleNotFoundError:
         raise QatError(
-            "num_workers: worker processes need grain, which is not installed: pip install 'qat-engine[data]' (Python 3.11 "
+            f"num_workers: worker processes need grain, which is not installed: {how_to_install('data')} (Python 3.11 "
             "or later); or read in this process: --num_workers 0"
         ) from None
     return grain

@@ -18,7 +18,9 @@ from qat.data.pictures import SUFFIXES
 from qat.data.readers.base import SHOWN, Reader, named
 from qat.data.readers.digits import DIGITS
 from qat.errors import QatError, QatWarning
+from qat.hints import perhaps
 from qat.plugins import Group
+from qat.reading import kind_of
 from qat.vocabulary.arrays import as_tuple
 
 #: Readers of other packages: functions from the text after "name:" in a --data_path to a Dataset.
@@ -107,11 +109,15 @@ def _unrecognised(data_path: str) -> QatError:
         return QatError(
             f"{data_path}: holds {found}, but no data set, of which one of these would be read: {kinds}{advice}"
         )
-    found = "a file" if os.path.exists(data_path) else "nothing"
+    kind = kind_of(data_path) if os.path.isfile(data_path) else None
+    found = (
+        "there is a file here" if os.path.exists(data_path) else f"there is nothing here{perhaps(data_path, (DIGITS,))}"
+    )
     others = "".join(f", or {name}:..." for name in READERS.names())
+    what = found if kind is None else kind[0]
     return QatError(
-        f"{data_path}: there is {found} here, but --data_path takes {TAKES}, or the word {DIGITS!r}{others}; qat data mnist "
-        "--out MNIST_Data downloads MNIST"
+        f"{data_path}: {what}, but --data_path takes {TAKES}, or the word {DIGITS!r}{others}; qat data mnist --out MNIST_Data "
+        "downloads MNIST"
     )
 
 

@@ -229,7 +229,11 @@ def find_pictures(path: str | Path, class_names: Sequence[str]) -> list[tuple[Pa
             return labels[text]
         if text.isdecimal() and text.isascii() and len(text) < 10:
             return int(text)
-        known = f"; class names are {', '.join(class_names[:5])}, ..." if class_names else "; give --class_names"
+        known = (
+            f"; correct it, or --class_names, whose first are {', '.join(class_names[:5])}"
+            if class_names
+            else "; give --class_names"
+        )
         raise QatError(f"{where}: {text[:60]!r} is neither a class name nor a number{known}")
 
     found = []

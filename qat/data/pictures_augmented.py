@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from qat.errors import QatError
+from qat.extras import how_to_install
 from qat.vocabulary.ops import Array
 
 ONE_BY_ONE = ("crop", "flip", "color", "randaugment", "trivialaugment")
@@ -131,7 +132,7 @@ def _albumentations() -> Any:
         import cv2
     except ModuleNotFoundError:
         raise QatError(
-            "augment: changes pictures by albumentations, which is not installed: pip install 'qat-engine[augment]'"
+            f"augment: changes pictures by albumentations, which is not installed: {how_to_install('augment')}"
         ) from None
     finally:
         if without_torch:

@@ -14,6 +14,7 @@ from qat.cells.base import Shape
 from qat.data.resize import resize_bilinear
 from qat.data.rows import Mapped, Reshaped, Samples
 from qat.errors import QatError
+from qat.extras import how_to_install
 from qat.vocabulary.fields import check_fields
 from qat.vocabulary.ops import Array
 from qat.vocabulary.rows import Rows
@@ -25,7 +26,6 @@ LINEAR = "linear"
 FILTERS = {"bilinear": "BILINEAR", "bicubic": "BICUBIC", "nearest": "NEAREST", "area": "BOX"}
 INTERPOLATIONS = (*FILTERS, LINEAR)
 MOST_TIMES = 100  #: so many times as long as the network's side a side may become before it is cropped
-PILLOW = "pictures need Pillow, which is not installed: pip install 'qat-engine[image]'"
 
 
 @dataclass(frozen=True)
@@ -226,7 +226,7 @@ def pillow_image() -> ModuleType:
     try:
         import PIL.Image
     except ModuleNotFoundError:
-        raise QatError(PILLOW) from None
+        raise QatError(f"pictures need Pillow, which is not installed: {how_to_install('image')}") from None
     module: ModuleType = PIL.Image
     return module
 

@@ -55,7 +55,8 @@ def file_engine(path: str | Path, target: Target, graph: IntegerGraph, arithmeti
         if shapes != expected or not all(np.isfinite(x).all() for x in real):
             found = f"outputs of shape {shapes}" if shapes != expected else "outputs that are not finite numbers"
             raise QatError(
-                f"{path}: gives {found} where {graph.name} gives {expected}; it was not exported from this checkpoint"
+                f"{path}: gives {found} where {graph.name} gives {expected}, so it was exported from another checkpoint; give "
+                "--ckpt_path the one that it was exported from"
             )
         codes = tuple(output.grid.codes_of(x) for output, x in zip(graph.outputs, real, strict=True))
         for output, x, own in zip(graph.outputs, real, codes, strict=True):

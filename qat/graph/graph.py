@@ -266,7 +266,7 @@ class Graph:
                     "quantizers; give graph.params_from(params), which keeps the weights and starts quantizers anew"
                 )
             found = f"lack {missing[0]!r}" if missing else f"hold {unknown[0]!r}, which it does not know"
-            raise QatError(f"{source}: they {found}, so they belong to another network than {self.name}")
+            raise QatError(f"{source}: they {found}, so they belong to another network than {self.name}; give its own")
         for name, param in self.params.items():
             array = params[name]
             if not isinstance(array, (np.ndarray, np.generic)):
@@ -276,7 +276,7 @@ class Graph:
             if array.shape != param.shape:
                 raise QatError(
                     f"{source}: {name!r} has shape {array.shape} but {self.name} needs {param.shape}; the parameters "
-                    "belong to another network"
+                    "belong to another network; give its own"
                 )
             if array.dtype != np.float32:  # every engine is to derive its integers from the same numbers
                 raise QatError(

@@ -27,7 +27,7 @@ from qat.vocabulary.activations import FUSED
 from qat.vocabulary.listing import dimensions
 from qat.vocabulary.ops import Array
 
-KNOWN = "only calls of cells, a + b, a - b, a * b, a @ b, these with numbers, -a, slices and moves (docs/cells.md) are known"
+KNOWN = "only calls of cells, a + b, a - b, a * b, a @ b, these with numbers, -a, slices and moves ('qat help cells') are known"
 
 #: What PyTorch has as a function or method, and what to write in its place.
 INSTEAD = {

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from qat.cells import Normalize
 from qat.errors import QatError, shortened
+from qat.extras import how_to_install
 from qat.imports.compare import TOLERANCE
 from qat.imports.entry import Inputs, entered
 from qat.imports.fuse import fuse
@@ -247,8 +248,8 @@ def _front_end(source: Source) -> Any:
     missing = missing_packages(source.entry)
     if missing:
         raise QatError(
-            f"importing such a network needs the package {missing[0]!r}, which is not installed: pip install "
-            f"'qat-engine[{source.entry.extra}]'"
+            f"importing such a network needs the package {missing[0]!r}, which is not installed: "
+            f"{how_to_install(source.entry.extra)}"
         )
     if source.setup:
         importlib.import_module(f"qat.{source.setup}")

@@ -26,7 +26,7 @@ from qat.reading import read_text, reading
 
 LARGEST = 1 << 16  #: bytes; a settings file is a page
 DEEPEST = 20  #: values within values
-ADVICE = "see docs/quantizers.md for the form"
+ADVICE = "write settings as num_bits: [8, 8]; 'qat help quantizers' has the form"
 
 
 LENGTHS = ("quant_delay", "freeze_bn")  #: settings that count steps
@@ -56,6 +56,24 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]
         return super().construct_mapping(node, deep)
 
 
+def read_yaml(path: str | Path, advice: str) -> Any:
+    """What a YAML file of settings holds, of a page or a few.
+
+    Args:
+        path: of the file.
+        advice: what to do where it cannot be read, for the message.
+
+    Returns:
+        Plain values: texts, numbers, lists, mappings.
+
+    Raises:
+        QatError: it is no YAML, or more than such a file may hold.
+    """
+    text = read_text(path, f"give a YAML file; {advice}", limit=LARGEST)
+    with reading(path, "YAML", advice):
+        return yaml.load(text, _Loader)  # (of SafeLoader's kinds alone)
+
+
 def read_quant_config(path: str | Path, steps: Callable[[str, str], int] | None = None) -> dict[str, Any]:
     """Keyword arguments for convert_quant_network.
 
@@ -69,9 +87,7 @@ def read_quant_config(path: str | Path, steps: Callable[[str, str], int] | None 
     Raises:
         QatError: where the file does not hold them.
     """
-    text = read_text(path, f"give a YAML file; {ADVICE}", limit=LARGEST)
-    with reading(path, "YAML", ADVICE):
-        data = yaml.load(text, _Loader)  # (of SafeLoader's kinds alone)
+    data = read_yaml(path, ADVICE)
     known = [name for name in inspect.signature(convert_quant_network).parameters if name != "network"]
     if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
         raise QatError(f"{path}: holds {type(data).__name__} where names and values are expected, as num_bits: [8, 8]")
@@ -126,12 +142,26 @@ def written_quant_config(settings: Mapping[str, Any]) -> str:
     flow = (
         None if any(isinstance(value, (dict, list)) for value in kept.values()) else False
     )  # None: the innermost alone
-    text: str = yaml.dump(kept, Dumper=_Dumper, sort_keys=False, default_flow_style=flow, allow_unicode=True, width=200)
+    text = written_yaml(kept, flow=flow)
     if len(text.encode()) > LARGEST:
         raise QatError(
             f"quant_config: settings for {len(kept.get('layers', {}))} layers take more than the {LARGEST:,} bytes that such a "
             "file may have; join them by patterns"
         )
+    return text
+
+
+def written_yaml(data: Mapping[str, Any], *, flow: bool | None = False) -> str:
+    """The inverse of ``read_yaml``.
+
+    Args:
+        data: plain values, in their order.
+        flow: as PyYAML's default_flow_style: False for a line each, None for the innermost on one line.
+
+    Returns:
+        YAML without aliases.
+    """
+    text: str = yaml.dump(data, Dumper=_Dumper, sort_keys=False, default_flow_style=flow, allow_unicode=True, width=200)
     return text
 
 

@@ -186,7 +186,7 @@ class BaseWeightQuantizer(Quantizer, ABC):
 
     of_one_bit = (
         ", or BinaryWeightQuantizer or TernaryWeightQuantizer as weight_quantizer (--weight_quantizer binary or ternary; "
-        "docs/quantizers.md)"
+        "'qat help quantizers')"
     )
     observes_once: ClassVar[bool] = False  #: whether only the first step that quantizes observes the weight
 

@@ -14,8 +14,8 @@ from qat.cli import run_script
 from qat.console import result, wrote
 from qat.files import write_atomically
 from qat.scripts.common.calibration import add_calibration_arguments, calibrated, check_calibration
-from qat.scripts.common.files import load_checkpoint, load_data
-from qat.scripts.common.flags import add_backend_arguments, add_checkpoint_argument, add_data_argument
+from qat.scripts.common.files import check_checkpoint_path, load_checkpoint, load_data
+from qat.scripts.common.flags import add_backend_arguments, add_checkpoint_argument, add_data_argument, seed
 from qat.scripts.common.plan import add_writing_arguments, check_outputs, of_data, of_graph, stop_if_dry
 from qat.scripts.common.printing import print_accuracies
 from qat.scripts.common.quantization import add_quantization_arguments, quantization_settings
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data_argument(parser, workers=True)
     add_checkpoint_argument(parser, "float network")
     add_backend_arguments(parser)
-    parser.add_argument("--seed", type=int, default=0, help="seed of the choice of images")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of the choice of images")
     parser.add_argument("--save_path", help="checkpoint file to write (default: <ckpt_path>_calibrated.ckpt)")
     add_task_argument(parser)
     add_calibration_arguments(parser)
@@ -44,6 +44,7 @@ def run(args: argparse.Namespace) -> None:
     source = Path(args.ckpt_path)
     path = Path(args.save_path or source.with_name(f"{source.stem}_calibrated{source.suffix}"))
     repairs, written = wants_repair(args), config_path(path)
+    check_checkpoint_path(path, {"--ckpt_path": args.ckpt_path}, "--save_path")
     for each in (path, written) if repairs else (path,):
         check_outputs(args, each)
     dataset = load_data(args.data_path, checkpoint, args)

@@ -16,21 +16,22 @@ from qat.analysis.compression import compress, weight_sizes
 from qat.cli import run_script
 from qat.console import print_table, result, wrote
 from qat.errors import QatError
-from qat.files import check_distinct
 from qat.quantizers import WeightQuantizer
 from qat.scripts.common.calibration import add_calibration_arguments, calibrated
-from qat.scripts.common.files import load_data
+from qat.scripts.common.files import check_checkpoint_path, load_data
 from qat.scripts.common.flags import (
     add_arithmetic_argument,
     add_backend_arguments,
     add_data_argument,
     arithmetic_settings,
+    seed,
 )
 from qat.scripts.common.plan import add_writing_arguments, check_outputs, of_data, of_graph, stop_if_dry
 from qat.scripts.common.printing import print_accuracies
 from qat.scripts.common.quantization import check_arithmetic
 from qat.training.checkpoint import Checkpoint
 
+CALIBRATING = ("images", "method", "percentile", "bias_correction", "equalize", "rounding", "rounding_iterations")
 QUANTIZERS = ("symmetric", "asymmetric", "power_of_two")
 
 
@@ -52,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_data_argument(parser, required=False, otherwise="none: activations stay as they are", workers=True)
     add_backend_arguments(parser)
-    parser.add_argument("--seed", type=int, default=0, help="seed of the choice of images")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of the choice of images")
     add_arithmetic_argument(parser, "that of the checkpoint; of a float one float")
     add_calibration_arguments(parser)
     add_writing_arguments(parser)
@@ -60,6 +61,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
+    if args.bits == 1:
+        raise QatError(
+            "--bits 1: only training gets along with one bit; use 2 to 16, or train-quant --weight_quantizer binary"
+        )
     quantizer = WeightQuantizer(
         args.bits,
         symmetric=args.quantizer != "asymmetric",
@@ -74,9 +79,15 @@ def run(args: argparse.Namespace) -> None:
             "--arithmetic: activations stay real numbers without --data_path, and their sums become no codes; give it, or "
             "leave --arithmetic out"
         )
+    if not args.data_path:
+        unused = [name for name in CALIBRATING if name in args.given]
+        if unused:
+            raise QatError(
+                f"--{unused[0]}: says how activations are calibrated, on images; give --data_path, or leave it out"
+            )
     source = Path(args.input_path)
     path = Path(args.output_path or source.with_name(f"{source.stem}_compressed{source.suffix}"))
-    check_distinct(path, source, "--output_path and --input_path")
+    check_checkpoint_path(path, {"--input_path": args.input_path}, "--output_path")
     check_outputs(args, path)
     dataset = load_data(args.data_path, checkpoint, args) if args.data_path else None
     stop_if_dry(

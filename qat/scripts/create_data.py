@@ -23,7 +23,7 @@ from qat.data.preparation import PLAIN, Preparation
 from qat.data.rows import Samples
 from qat.data.shapes import SHAPES, shapes
 from qat.errors import QatError
-from qat.scripts.common.flags import add_data_argument, chosen_preparation
+from qat.scripts.common.flags import add_data_argument, chosen_preparation, seed
 from qat.scripts.common.plan import add_writing_arguments, of_data, stop_if_dry
 from qat.vocabulary.arrays import as_tuple
 
@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="height and width of the pictures (default: as they are; of shapes 64)",
     )
     parser.add_argument("--picture_format", choices=tuple(FORMATS), default="png", help="of the files in class folders")
-    parser.add_argument("--seed", type=int, default=0, help="of synthetic shapes")
+    parser.add_argument("--seed", type=seed, default=0, help="of synthetic shapes")
     add_writing_arguments(parser, replaces=False)
 
 

@@ -24,8 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
     source = SOURCES[args.name]
-    stop_if_dry(args, f"download {len(source.files)} files from {args.home or source.home}", writes=[args.out])
-    written = download(Source(args.home or source.home, source.files), args.out)
+    home = args.home.rstrip("/") + "/" if args.home else source.home
+    stop_if_dry(args, f"download {len(source.files)} files from {home}", writes=[args.out])
+    written = download(Source(home, source.files), args.out)
     text = f"{args.out}: {len(written)} files written" if written else f"{args.out}: everything is there already"
     result(text, files=[{"path": str(path)} for path in written])
 

@@ -28,7 +28,7 @@ from qat.graph import Params
 from qat.passes.rescale_channels import rescaled_like
 from qat.registry import evaluation_ops
 from qat.scripts.common.files import load_checkpoint, load_data
-from qat.scripts.common.flags import add_backend_arguments, add_checkpoint_argument, add_data_argument
+from qat.scripts.common.flags import add_backend_arguments, add_checkpoint_argument, add_data_argument, seed
 from qat.scripts.common.printing import print_arithmetic
 from qat.training.checkpoint import Checkpoint
 
@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--images", type=int, metavar="N", default=IMAGES, help="how many, at most all, chosen at random"
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the choice of images")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of the choice of images")
     parser.add_argument("--top", type=int, metavar="N", default=20, help="rows of the table")
     parser.add_argument("--csv_path", metavar="FILE.csv", help="also write all that was measured as CSV")
     parser.add_argument("--picture_path", metavar="FILE.svg", help="also draw it, as .svg or .png (needs matplotlib)")

@@ -21,6 +21,7 @@ from qat.data.loading import READERS
 from qat.deploy.inference import trace
 from qat.deploy.interfaces import IsEmulated
 from qat.errors import QatError
+from qat.extras import how_to_install
 from qat.integer import trace_codes
 from qat.integer.fixed_point import ARITHMETICS
 from qat.networks import ResNet8, create
@@ -107,7 +108,7 @@ def _versions(packages: tuple[str, ...]) -> str:
 
 
 def _remedy(entry: Entry) -> str:
-    return f"pip install 'qat-engine[{entry.extra}]'"
+    return how_to_install(entry.extra)
 
 
 def _target_state(name: str, entry: Entry) -> tuple[str, str]:

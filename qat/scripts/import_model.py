@@ -13,13 +13,12 @@ from qat.cli import run_script
 from qat.console import note, result, wrote
 from qat.data.preparation import Preparation
 from qat.errors import QatError, one_line
-from qat.files import check_distinct
 from qat.imports.compare import MOST_SAMPLES, TOLERANCE
 from qat.imports.entry import pixels
 from qat.imports.model import SUFFIXES, open_source
 from qat.imports.program import Program
 from qat.plugins import own_object, working_directory_last
-from qat.scripts.common.files import load_data
+from qat.scripts.common.files import check_checkpoint_path, load_data
 from qat.scripts.common.flags import PREPARATION, add_data_argument, chosen_preparation
 from qat.scripts.common.normalization import RAW_STD, normalization_notes, print_normalization
 from qat.scripts.common.plan import add_writing_arguments, check_outputs, of_data, of_graph, stop_if_dry
@@ -83,7 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Run the command."""
-    check_distinct(args.ckpt_path, args.model, "--ckpt_path and --model")
+    check_checkpoint_path(args.ckpt_path, {"--model": args.model}, "--ckpt_path")
     check_outputs(args, args.ckpt_path)
     opened = open_source(_source(args.model), None, args.input_shape)
     opened = opened if args.outputs is None else opened.cut(args.outputs)

@@ -14,11 +14,10 @@ from qat.console import note, result, wrote
 from qat.data import Dataset
 from qat.data.preparation import PLAIN
 from qat.errors import QatError
-from qat.files import check_distinct
 from qat.graph import Graph
 from qat.networks import create
 from qat.networks.fitting import AUTO
-from qat.scripts.common.files import load_data, read_data
+from qat.scripts.common.files import check_checkpoint_path, load_data, read_data
 from qat.scripts.common.flags import (
     add_data_argument,
     add_network_argument,
@@ -92,7 +91,7 @@ def run(args: argparse.Namespace) -> None:
         if not (old and equals and new):
             raise QatError(f"--rename {pair!r}: give OLD=NEW, as bn1=conv1.bn")
         renamed[old] = new
-    check_distinct(args.ckpt_path, args.file, "--ckpt_path and --file")
+    check_checkpoint_path(args.ckpt_path, {"--file": args.file}, "--ckpt_path")
     check_outputs(args, args.ckpt_path)
     graph, dataset = _network(args)
     arrays = parameter_files(args.backend).load_params(args.file)

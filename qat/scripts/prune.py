@@ -21,8 +21,8 @@ from qat.errors import QatError
 from qat.graph import Graph
 from qat.pruning.channels import SCOPES, Budget
 from qat.pruning.importance import METHODS, Importance
-from qat.scripts.common.files import load_checkpoint, load_data
-from qat.scripts.common.flags import add_backend_arguments, add_checkpoint_argument
+from qat.scripts.common.files import check_checkpoint_path, load_checkpoint, load_data
+from qat.scripts.common.flags import add_backend_arguments, add_checkpoint_argument, seed
 from qat.scripts.common.plan import add_writing_arguments, check_outputs, of_data, of_graph, stop_if_dry
 from qat.scripts.common.printing import print_metric
 from qat.tasks import Task
@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     taylor = parser.add_argument_group("the method taylor", "on training images, which --data_path gives")
     taylor.add_argument("--batches", type=int, default=20, help="how many batches its gradients are taken from")
     taylor.add_argument("--batch_size", type=int, default=64, help="images a batch")
-    taylor.add_argument("--seed", type=int, default=0, help="seed of the choice of images")
+    taylor.add_argument("--seed", type=seed, default=0, help="seed of the choice of images")
     parser.add_argument("--save_path", help="checkpoint file to write (default: <ckpt_path>_pruned.ckpt)")
     add_writing_arguments(parser)
 
@@ -66,6 +66,7 @@ def run(args: argparse.Namespace) -> None:
     checkpoint = load_checkpoint(args.ckpt_path, quantized=False)
     source = Path(args.ckpt_path)
     path = Path(args.save_path or source.with_name(f"{source.stem}_pruned{source.suffix}"))
+    check_checkpoint_path(path, {"--ckpt_path": args.ckpt_path}, "--save_path")
     check_outputs(args, path)
     dataset = None
     if args.data_path is not None:

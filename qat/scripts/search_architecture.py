@@ -18,7 +18,7 @@ from qat.console import print_table
 from qat.data import load
 from qat.errors import QatError
 from qat.networks import SvhnCnn
-from qat.scripts.common.flags import add_backend_arguments, add_data_argument
+from qat.scripts.common.flags import add_backend_arguments, add_data_argument, seed
 from qat.study.search import SAMPLERS, Search, goodness, train_trial, trial_recipe
 from qat.study.training import study_data
 from qat.training.checkpoint import Checkpoint
@@ -45,7 +45,7 @@ def add_search_arguments(parser: argparse.ArgumentParser, *, out: str, epochs: i
     parser.add_argument("--lr", type=float, default=0.003, help="learning rate of Adam (AMSGrad), lowered on a plateau")
     parser.add_argument("--train_images", type=int, default=0, metavar="N", help="only so many, at random; 0: all")
     parser.add_argument("--validation_share", type=float, default=0.2, help="of the training images, to choose by")
-    parser.add_argument("--seed", type=int, default=0, help="of the search, the weights and the order of images")
+    parser.add_argument("--seed", type=seed, default=0, help="of the search, the weights and the order of images")
 
 
 def prepared(args: argparse.Namespace, shape: tuple[int, ...]) -> tuple[Any, Any]:

@@ -21,7 +21,7 @@ from qat.integer.memory import activation_memory
 from qat.names import check_included
 from qat.scripts.common.calibration import add_calibration_arguments, calibrated, check_calibration
 from qat.scripts.common.files import load_data, read_data
-from qat.scripts.common.flags import add_backend_arguments, add_network_argument, fitted_network
+from qat.scripts.common.flags import add_backend_arguments, add_network_argument, fitted_network, seed
 from qat.scripts.common.plan import add_writing_arguments, check_outputs, of_data, of_graph, stop_if_dry
 from qat.scripts.common.printing import print_certificate
 from qat.scripts.common.quantization import add_quantization_arguments, quantization_settings
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_network_argument(parser, fitted=True)
     add_backend_arguments(parser)
     parser.add_argument("--lr", type=float, default=0.003, help="peak learning rate of Adam, falling as half a cosine")
-    parser.add_argument("--seed", type=int, default=0, help="seed of weights, of the order and the choice of images")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of weights, of the order and the choice of images")
     parser.add_argument(
         "--qat_epochs", type=int, default=0, help="quantization-aware epochs after calibration; 0: none"
     )

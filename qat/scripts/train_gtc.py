@@ -27,7 +27,7 @@ from qat.graph import Graph
 from qat.integer.fixed_point import ARITHMETICS
 from qat.networks import LeNetGTC
 from qat.scripts.common.files import load_data
-from qat.scripts.common.flags import add_arithmetic_argument, add_backend_arguments
+from qat.scripts.common.flags import add_arithmetic_argument, add_backend_arguments, seed
 from qat.scripts.common.printing import note_if_guessing
 from qat.training.checkpoint import Checkpoint
 from qat.training.event_file import EventFile
@@ -83,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num_bits", type=int, default=4, help="the most bits of a code, 2 to 5; 4 fit into int8")
     add_arithmetic_argument(parser, "float; that of LP, which HP has no use for")
     parser.add_argument("--print_layers_bits", action="store_true", help="print each layer's bits at every epoch, too")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the weights and of the order of the images")
+    parser.add_argument("--seed", type=seed, default=0, help="seed of the weights and of the order of the images")
     parser.add_argument("--resume", action="store_true", help="go on from last.ckpt of this experiment, if it is there")
     add_backend_arguments(parser)
 

@@ -31,6 +31,7 @@ from qat.scripts.common.flags import (
     add_data_argument,
     arithmetic_settings,
     boolean,
+    seed,
 )
 from qat.study import Study, Task, run_study
 from qat.study.executors import Executor, LocalExecutor, RayExecutor
@@ -89,7 +90,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     training.add_argument(
         "--validation_share", type=float, default=0.1, help="of a fold's training images, to choose by"
     )
-    training.add_argument("--seed", type=int, default=0, help="of the folds, the weights and the order of images")
+    training.add_argument("--seed", type=seed, default=0, help="of the folds, the weights and the order of images")
     pruning = parser.add_argument_group("pruning")
     pruning.add_argument("--initial_sparsity", type=float, default=0.4, help="share of weights that are 0 at first")
     pruning.add_argument("--final_sparsity", type=float, default=0.5, help="and in the end")
@@ -129,8 +130,9 @@ def run(args: argparse.Namespace) -> int:
     folder = Path(args.models)
     models = list(dict.fromkeys(task.settings["label"]["model"] for task in tasks))
     print(f"{len(tasks)} trainings of {len(models)} models in batches of {batch_size}: {', '.join(models)}")
+    runner = executor(args, folder)  # refuses what it cannot do before there is a folder
     with Study(folder) as study:
-        rows = run_study(study, tasks, executor(args, folder), is_trained, progress=progress_of)
+        rows = run_study(study, tasks, runner, is_trained, progress=progress_of)
     return report(folder, rows)
 
 

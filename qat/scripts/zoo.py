@@ -2,7 +2,7 @@
 
 'qat zoo' lists them with what was measured; 'qat zoo fetch NAME --out FILE' writes a certified file or a checkpoint; 'qat zoo
 make NAME --out FOLDER' imports or trains, quantizes, exports, verifies and measures; 'qat zoo table' prints the tables of
-docs/zoo.md, or those of a folder that make wrote. Names come before the flags. Exit status 1 where a code differs.
+'qat help zoo', or those of a folder that make wrote. Names come before the flags. Exit status 1 where a code differs.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CORE",
         help="also run the first width's .c on emulated processors, as m4 m55",
     )
-    parser.add_argument("--rows", metavar="FOLDER", help="of which the tables are (default: those of docs/zoo.md)")
+    parser.add_argument("--rows", metavar="FOLDER", help="of which the tables are (default: those of 'qat help zoo')")
     add_backend_arguments(parser)
 
 
@@ -128,7 +128,7 @@ def _list(entries: Sequence[Entry]) -> int:
     columns += [Column("", key, None) for key in keys]
     columns += [Column(x, f"{key}_shown") for x, key in zip(("float", *WIDTHS), keys, strict=True)]
     columns.append(Column("qat zoo ...", "how"))
-    title = "Networks with trained weights, and what was measured (docs/zoo.md); weights/activations in bits"
+    title = "Networks with trained weights, and what was measured ('qat help zoo'); weights/activations in bits"
     print_table(title, columns, rows, "networks")
     for entry in entries:
         result(f"{entry.name}: {entry.about}; {entry.licence}")

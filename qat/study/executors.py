@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from qat.errors import QatError
+from qat.extras import how_to_install
 from qat.reading import reason_of
 from qat.study.store import Task
 
@@ -231,7 +232,7 @@ class RayExecutor(Executor):
         try:
             import ray
         except ModuleNotFoundError:
-            raise QatError("--ray needs Ray, which is not installed: pip install 'qat-engine[ray]'") from None
+            raise QatError(f"--ray needs Ray, which is not installed: {how_to_install('ray')}") from None
         self._ray: Any = ray
         own = {"num_cpus": jobs, "include_dashboard": False} if address is None else {}
         try:

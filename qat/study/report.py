@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import qat
 from qat.analysis.figures import Picture
 from qat.errors import QatError, one_line
+from qat.extras import how_to_install
 
 TEMPLATE = """<!DOCTYPE html>
 <html lang="en">
@@ -87,7 +88,7 @@ def html_report(title: str, lines: Sequence[str], commands: Sequence[str], secti
     try:
         import jinja2
     except ModuleNotFoundError:
-        raise QatError("reports need Jinja2, which is not installed: pip install 'qat-engine[plots]'") from None
+        raise QatError(f"reports need Jinja2, which is not installed: {how_to_install('plots')}") from None
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, finalize=_shown)
     template = environment.from_string(TEMPLATE)
     drawings = [drawing(section, index) for index, section in enumerate(sections)]

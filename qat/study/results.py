@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from qat.errors import QatError
+from qat.extras import how_to_install
 from qat.study.training import read_result
 from qat.training.checkpoint import Checkpoint
 from qat.vocabulary.ops import Array
@@ -178,9 +179,7 @@ def roc(folds: Sequence[Fold], label: int) -> Roc:
     try:
         from sklearn.metrics import roc_auc_score, roc_curve
     except ModuleNotFoundError:
-        raise QatError(
-            "ROC curves need scikit-learn, which is not installed: pip install 'qat-engine[study]'"
-        ) from None
+        raise QatError(f"ROC curves need scikit-learn, which is not installed: {how_to_install('study')}") from None
     curves, areas = [], []
     for fold in folds:
         truth, scores = fold.labels == label, softmax(fold.outputs)[:, label]

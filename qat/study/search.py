@@ -16,6 +16,7 @@ from typing import Any
 from qat.data import Dataset
 from qat.deploy.interfaces import TrainingBackend
 from qat.errors import QatError, shortened
+from qat.extras import how_to_install
 from qat.reading import reading
 from qat.study.store import check_database, locked
 from qat.tasks import Task
@@ -58,7 +59,7 @@ class Search:
         try:
             import optuna
         except ModuleNotFoundError:
-            raise QatError("searches need Optuna, which is not installed: pip install 'qat-engine[search]'") from None
+            raise QatError(f"searches need Optuna, which is not installed: {how_to_install('search')}") from None
         self.optuna: Any = optuna
         optuna.logging.set_verbosity(optuna.logging.ERROR)  # a line on each trial is printed here
         self.folder = Path(folder)

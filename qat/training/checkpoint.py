@@ -25,7 +25,7 @@ from qat.errors import NotFiniteError, QatError, shortened
 from qat.files import write_atomically
 from qat.graph import Graph, Params
 from qat.graph.graph import MOST_PARAMETERS
-from qat.reading import LARGEST_JSON, open_regular, reading
+from qat.reading import LARGEST_JSON, kind_of, open_regular, reading
 from qat.registry import suffixed
 from qat.tasks import Classification, Task
 from qat.training.monitor import Progress
@@ -151,7 +151,7 @@ class Checkpoint:
             "history": json.dumps(self.history),
             "progress": json.dumps(self.progress.to_json()),
         }
-        write_atomically(path, safetensors.numpy.save(tensors, metadata | self.kept()))
+        write_atomically(path, in_order(safetensors.numpy.save(tensors, metadata | self.kept())))
 
     @classmethod
     def load(cls, path: str | Path) -> Checkpoint:
@@ -178,6 +178,9 @@ class Checkpoint:
                 raise QatError(
                     f"{path}: is an exported file, not a checkpoint; run, evaluate and verify take such files"
                 ) from None
+            kind = kind_of(path)
+            if kind is not None and kind[0] != "is a checkpoint":
+                raise QatError(f"{path}: {kind[0]}, not a checkpoint of qat; {kind[1]}") from None
             raise
         if metadata.get("format") != FORMAT:
             raise QatError(
@@ -229,6 +232,24 @@ class Checkpoint:
                 f"{path}: holds the quantized network {self.graph.name} where a float one is needed; give the checkpoint "
                 "that it was made from (its accuracy: eval-quant, or eval_quant.py)"
             )
+
+
+def in_order(content: bytes) -> bytes:
+    """A safetensors file whose metadata stand in the order of their names: the library writes them in another order each time,
+    so that one checkpoint would have many digests.
+
+    Args:
+        content: Of the file: the length of its header, the header as JSON, the tensors.
+
+    Returns:
+        The same, always with the same bytes.
+    """
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # tensors are aligned
+    return b"".join((len(text).to_bytes(8, "little"), text, content[end:]))
 
 
 def names_of_classes(text: str | None) -> tuple[str, ...]:

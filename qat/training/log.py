@@ -140,6 +140,7 @@ class TrainingLog:
     def _append(self, line: str) -> None:
         assert self.csv_path is not None
         try:
+            Path(self.csv_path).parent.mkdir(parents=True, exist_ok=True)
             with Path(self.csv_path).open("a", encoding="utf-8") as file:
                 if not file.tell():
                     file.write(",".join(self.COLUMNS) + "\n")

@@ -117,7 +117,7 @@ def load(name: str) -> Checkpoint:
     row = figures_of(name)
     if row is None or codes_digest(checkpoint) != row.widths[WIDTH].codes:
         raise QatError(
-            f"{_path(name)}: its integers are not those whose figures stand in docs/zoo.md; the package is damaged, install it "
+            f"{_path(name)}: its integers are not those whose figures 'qat help zoo' shows; the package is damaged, install it "
             "again"
         )
     return checkpoint

@@ -61,7 +61,7 @@ class Places:
         where = f"is not in {_named(self.data)}" if self.data else "has no public home in this form"
         raise QatError(
             f"{name}: {where}, and the network is calibrated and evaluated on it; give --data the folder that holds it "
-            "(docs/zoo.md says what it is)"
+            "('qat help zoo' says what it is)"
         )
 
     def dataset(self, name: str) -> Dataset:

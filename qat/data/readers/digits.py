@@ -8,6 +8,7 @@ from qat.data.dataset import Dataset, Split
 from qat.data.readers.base import Reader
 from qat.data.readers.idx import DIGIT_NAMES
 from qat.errors import QatError
+from qat.extras import how_to_install
 from qat.vocabulary.ops import Array
 
 DIGITS = "digits"  #: the --data_path of the digits that come with scikit-learn
@@ -19,7 +20,7 @@ def read_digits() -> tuple[Array, Array]:
         from sklearn.datasets import load_digits
     except ModuleNotFoundError:
         raise QatError(
-            "--data_path digits needs scikit-learn, which is not installed: pip install 'qat-engine[study]'"
+            f"--data_path digits needs scikit-learn, which is not installed: {how_to_install('study')}"
         ) from None
     data = load_digits()
     images = np.rint(data.images * (255.0 / 16.0)).astype(np.uint8)  # grey values 0 to 16

@@ -14,6 +14,7 @@ from qat.data.dataset import Dataset, Split
 from qat.data.readers.base import Reader
 from qat.data.readers.idx import DIGIT_NAMES
 from qat.errors import QatError
+from qat.extras import how_to_install
 from qat.reading import check_array, most_unpacked, open_regular, reading, without_warnings
 from qat.vocabulary.ops import Array
 
@@ -38,7 +39,7 @@ def read_svhn(path: Path) -> tuple[Array, Array]:
         from scipy.io import loadmat
     except ModuleNotFoundError:
         raise QatError(
-            f"{path}: reading SVHN's .mat files needs SciPy, which is not installed: pip install 'qat-engine[study]'"
+            f"{path}: reading SVHN's .mat files needs SciPy, which is not installed: {how_to_install('study')}"
         ) from None
     advice = "download it again"
     with open_regular(path, advice) as file, reading(path, "a .mat file", advice):

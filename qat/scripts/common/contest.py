@@ -25,6 +25,7 @@ from qat.files import check_writable
 from qat.graph import Graph
 from qat.registry import backend_names
 from qat.scripts.common.files import load_data
+from qat.scripts.common.flags import seed
 from qat.scripts.common.printing import print_arithmetic
 from qat.tasks import Classification
 from qat.training.checkpoint import Checkpoint
@@ -85,7 +86,7 @@ def add_training_arguments(parser: argparse.ArgumentParser, *, folder: str, epoc
         metavar="IMAGES",
         help="of training, in place of the test images: to choose by",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the initial weights and of the order of the images")
+    parser.add_argument("--seed", type=seed, default=0, help="of the initial weights and of the order of the images")
     add_common_arguments(parser)
 
 

@@ -25,7 +25,7 @@ OF_MINMAX = {"weight_quantizer": {"symmetric"}, "activation_quantizer": {"symmet
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags, whose defaults ``settle`` gives."""
-    group = parser.add_argument_group("few bits", "2 to 4 bits have defaults of their own: docs/few_bits.md")
+    group = parser.add_argument_group("few bits", "2 to 4 bits have defaults of their own: 'qat help few_bits'")
     group.add_argument(
         "--edge_bits",
         type=int,

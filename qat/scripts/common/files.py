@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from qat.data.loader import check_workers, in_workers
 from qat.data.preparation import PLAIN, Preparation
 from qat.deploy.interfaces import Target
 from qat.errors import QatError
+from qat.files import check_distinct, check_writable
 from qat.graph import Graph
 from qat.registry import formats, suffixed, target_of
 from qat.scripts.common.flags import chosen_preparation
@@ -95,6 +97,25 @@ def trusted_target(args: argparse.Namespace, path: str) -> Target:
             "wrote it; give --trust, but only if you exported it yourself or trust who did"
         )
     return target
+
+
+def check_checkpoint_path(path: str | Path, sources: Mapping[str, str | None], flag: str) -> None:
+    """Check where a command is to write its checkpoint, before it works.
+
+    Args:
+        path: of the checkpoint.
+        sources: flag -> the file that it names, which must stay.
+        flag: that names ``path``.
+
+    Raises:
+        QatError: where it ends as an exported file, would overwrite what it is made from, or cannot be written.
+    """
+    if suffixed(path) is not None:
+        raise QatError(f"{flag} {path}: ends as an exported file, but a checkpoint is written; name it *.ckpt")
+    for other, source in sources.items():
+        if source:
+            check_distinct(path, source, f"{flag} and {other}")
+    check_writable(path)
 
 
 def output_path(name: str, suffix: str) -> Path:

@@ -253,6 +253,17 @@ def length(text: str) -> Length:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def seed(text: str) -> int:
+    """An argument that random numbers follow from."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = -1
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no seed; use a whole number, 0 or more")
+    return number
+
+
 def boolean(text: str) -> bool:
     """An argument that is true or false, in words: bool("False") would be True."""
     if text.lower() not in ("true", "false"):

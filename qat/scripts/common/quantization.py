@@ -39,7 +39,7 @@ def add_quantization_arguments(parser: argparse.ArgumentParser) -> argparse._Arg
         "--profile",
         choices=PROFILES,
         default="default",
-        help="ascend: what AIR and ASCEND_ONNX need (docs/ascend.md)",
+        help="ascend: what AIR and ASCEND_ONNX need ('qat help ascend')",
     )
     add_arithmetic_argument(quantization, "float; train in the one that will be deployed")
     quantization.add_argument(

@@ -30,7 +30,7 @@ FEWEST = 12  #: characters of such a name
 def add_repair_arguments(parser: argparse.ArgumentParser) -> None:
     """--target_drop and what belongs to it."""
     group = parser.add_argument_group(
-        "repair", "the fewest layers get more bits until the network loses no more than a target (docs/diagnosis.md)"
+        "repair", "the fewest layers get more bits until the network loses no more than a target ('qat help diagnosis')"
     )
     group.add_argument(
         "--target_drop",

@@ -23,7 +23,9 @@ LENGTHS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """--sparsity and what belongs to it."""
-    group = parser.add_argument_group("pruning of single weights", "the smallest become 0 and stay 0 (docs/pruning.md)")
+    group = parser.add_argument_group(
+        "pruning of single weights", "the smallest become 0 and stay 0 ('qat help pruning')"
+    )
     group.add_argument("--sparsity", type=float, metavar="SHARE", help="the share of weights that is 0 in the end")
     group.add_argument(
         "--sparsity_initial", type=float, default=0.0, metavar="SHARE", help="the share at the beginning"

@@ -16,10 +16,9 @@ from qat.deploy.interfaces import DataSink, TrainingBackend
 from qat.errors import QatError
 from qat.graph import Graph
 from qat.passes.track_oscillations import track_oscillations
-from qat.registry import suffixed
 from qat.scripts.common import few_bits, sparsity
-from qat.scripts.common.files import load_data, read_data
-from qat.scripts.common.flags import PREPARATION, boolean, length, print_fitted
+from qat.scripts.common.files import check_checkpoint_path, load_data, read_data
+from qat.scripts.common.flags import PREPARATION, boolean, length, print_fitted, seed
 from qat.scripts.common.plan import add_writing_arguments, check_outputs, of_data, of_graph, stop_if_dry
 from qat.scripts.common.printing import note_if_guessing, print_arithmetic, print_metrics
 from qat.scripts.common.tasks import add_loss_arguments, add_task_argument, loss_of, with_task, with_weights
@@ -53,7 +52,7 @@ def add_training_arguments(parser: argparse.ArgumentParser, *, lr: float, save_p
     parser.add_argument("--weight_decay", type=float, default=0.0, help="L2 penalty on weights")
     parser.add_argument("--label_smoothing", type=float, default=0.0, help="share of a target spread over all classes")
     parser.add_argument(
-        "--seed", type=int, default=0, help="seed of the initial weights and of the order of the images"
+        "--seed", type=seed, default=0, help="seed of the initial weights and of the order of the images"
     )
     parser.add_argument(
         "--augment_shift",
@@ -298,8 +297,7 @@ def _check_output(args: argparse.Namespace, path: Path) -> None:
                 "--backend mindspore"
             )
         note(f"--dataset_sink_mode true: {backend.data_sink()}")
-    if suffixed(path) is not None:
-        raise QatError(f"--save_path {path}: ends as an exported file, but a checkpoint is written; name it *.ckpt")
+    check_checkpoint_path(path, {"--ckpt_path": args.ckpt_path, "--teacher_ckpt": args.teacher_ckpt}, "--save_path")
     check_outputs(args, path)
     if args.log_path:
         check_outputs(args, args.log_path)

@@ -1,0 +1,190 @@
+"""Whole runs from a file: steps are checked, passed on, left out where they are done, and repeated with the same bits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from command import run
+
+from qat import run_file
+from qat.scripts.common import steps
+from qat.training.checkpoint import Checkpoint
+
+EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "run.yaml"
+SHORT = {
+    "common": {"data_path": "digits"},
+    "train": {"network": "lenet", "epochs": 1, "save_path": "out/lenet.ckpt"},
+    "calibrate": {"images": 20, "method": "minmax", "save_path": "out/lenet_quant.ckpt"},
+    "eval-quant": None,
+    "export": [{"file_format": "C", "file_name": "out/lenet", "no_verify": True}],
+}
+
+
+def write(folder: Path, **sections: object) -> Path:
+    path = folder / "run.yaml"
+    path.write_text(yaml.safe_dump({name.replace("_", "-"): x for name, x in sections.items()}, sort_keys=False))
+    return path
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that was done, called from elsewhere."""
+    folder = tmp_path_factory.mktemp("done")
+    from qat.cli import main
+
+    assert main(["run-config", str(write(folder, **SHORT))]) == 0
+    return folder
+
+
+def test_steps_take_what_those_before_them_wrote(done: Path) -> None:
+    assert Checkpoint.load(done / "out/lenet_quant.ckpt").graph.is_quantized
+    assert (done / "out/lenet.c").is_file()
+
+
+def test_steps_that_are_done_are_left_out_and_what_they_printed_is_printed(
+    done: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (done / "out").iterdir()}
+    status, out, _ = run(capsys, "run-config", done / "run.yaml")
+    assert (status, out.count("done before"), out.count("Accuracy")) == (0, 4, 1)
+    assert {path: path.stat().st_mtime_ns for path in (done / "out").iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["lenet.ckpt", "lenet_quant.ckpt", "lenet.c"])
+def test_a_run_file_repeats_what_it_lies_beside_with_the_same_bits(
+    name: str, done: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = done / "out" / name
+    was = run_file.digest(path)
+    recorded = yaml.safe_load(run_file.beside(path).read_text())["run"]
+    assert recorded["outputs"][name] == was
+    path.write_bytes(b"")
+    status, out, err = run(capsys, "run-config", run_file.beside(path))
+    assert (status, err) == (0, "")
+    assert "the same bits as before" in out
+    assert run_file.digest(path) == was
+
+
+def test_a_changed_result_or_setting_is_made_again_and_what_follows_only_where_it_must(
+    done: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (done / "out/lenet.c").write_text("changed")
+    status, out, _ = run(capsys, "run-config", done / "run.yaml")
+    assert (status, out.count("done before")) == (0, 3)
+    changed = write(done, **SHORT | {"calibrate": {**SHORT["calibrate"], "images": 30}})  # type: ignore[dict-item]
+    status, out, _ = run(capsys, "run-config", changed)
+    assert (status, out.count("done before")) == (0, 1)
+    write(done, **SHORT)
+
+
+def test_a_run_that_was_interrupted_goes_on_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path, common={"data_path": "digits"}, train={"network": "mlp", "epochs": 3, "save_path": "a.ckpt"})
+    save = Checkpoint.save
+
+    def interrupted(self: Checkpoint, where: Path) -> None:
+        save(self, where)
+        if self.epoch == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Checkpoint, "save", interrupted)
+        status, _, err = run(capsys, "run-config", path)
+        assert (status, "interrupted" in err) == (130, True)
+    assert Checkpoint.load(tmp_path / "a.ckpt").epoch == 2
+    status, out, _ = run(capsys, "run-config", path, "--dry_run")
+    assert (status, "goes on" in out) == (0, True)
+    status, out, _ = run(capsys, "run-config", path)
+    assert (status, out.count("Epoch")) == (0, 1)
+    found = run_file.digest(tmp_path / "a.ckpt")
+    assert run(capsys, "run-config", path, "--again")[0] == 0
+    assert run_file.digest(tmp_path / "a.ckpt") == found  # as if it had never stopped
+
+
+def test_a_note_says_where_an_input_is_not_what_it_was(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = done / "out" / "lenet_quant.ckpt.run.yaml"
+    was = path.read_text()
+    data = yaml.safe_load(was)
+    data["run"]["inputs"]["lenet.ckpt"] = "sha256:0"
+    data["run"]["version"] = "0.0.1"
+    path.write_text(yaml.safe_dump(data))
+    status, _, err = run(capsys, "run-config", path, "--dry_run")
+    path.write_text(was)
+    assert status == 0
+    assert "is of version 0.0.1" in err
+    assert "lenet.ckpt is not what it was" in err
+
+
+def test_the_example_of_the_documentation_is_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(EXAMPLE.read_text())
+    status, out, _ = run(capsys, "run-config", path, "--dry_run")
+    assert (status, "6 steps" in out) == (0, True)
+    assert "qat export --data_path=digits --file_format=C --file_name=out/lenet" in out
+    assert [each.name for each in tmp_path.iterdir()] == ["run.yaml"]
+    page = (EXAMPLE.parents[1] / "docs" / "run_config.md").read_text()
+    assert EXAMPLE.read_text() in page
+
+
+TRAIN = {"train": {"data_path": "digits", "network": "lenet"}}
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({}, "holds dict where sections are expected"),
+        ({"trian": {}}, "there is no command 'trian', perhaps train is meant"),
+        ({"zoo": {}}, "there is no command 'zoo'"),
+        ({"train": [1]}, "train: holds int where flags and values are expected"),
+        ({"train": {}}, "run.yaml, train: the following arguments are required: --data_path"),
+        (
+            {"train": {"data_path": "digits", "epoch": 3}},
+            "run.yaml, train: unknown argument --epoch=3, perhaps --epochs is meant",
+        ),
+        ({"train": {"data_path": "digits", "epochs": "many"}}, "argument --epochs: invalid int value: 'many'"),
+        ({"train": {"data_path": "digits", "epochs": None}}, "epochs is None; give it a value, or leave it out"),
+        ({"train": {"data_path": "digits", "epochs": [1, 2]}}, "epochs is [1, 2]; give it one value"),
+        ({"train": {"data_path": "digits", "augment_flip": "yes"}}, "augment_flip is 'yes'; write true or false"),
+        ({"train": {"data_path": "digits", "backend": "pytorch"}}, "perhaps torch is meant"),
+        ({"train": {"data_path": "nowhere"}}, "run.yaml, train: nowhere: there is nothing here"),
+        ({"train": {"data_path": "digits", "save_path": "run.yaml/x.ckpt"}}, "cannot be written"),
+        (
+            {"calibrate": {"data_path": "digits", "ckpt_path": "none.ckpt"}},
+            "run.yaml, calibrate: ckpt_path: there is no none.ckpt, and no step before writes it",
+        ),
+        (
+            {"calibrate": {"data_path": "digits"}},
+            "run.yaml, calibrate: the following arguments are required: --ckpt_path",
+        ),
+        ({"common": {"epoch": 3}, **TRAIN}, "run.yaml, common: no step has a flag 'epoch'"),
+        (
+            {**TRAIN, "export": {"file_format": "C"}},
+            "run.yaml, export: the following arguments are required: --file_name",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said_before_the_first_step(
+    sections: dict[str, object],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(sections, sort_keys=False))
+    status, out, err = run(capsys, "run-config", "run.yaml")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert message in err
+    assert [each.name for each in tmp_path.iterdir()] == ["run.yaml"]
+
+
+def test_every_flag_whose_value_is_passed_on_is_there() -> None:
+    from qat.cli import command_parser
+    from qat.commands import COMMANDS
+
+    flags = {name.lstrip("-") for each in COMMANDS for name in command_parser(each)._option_string_actions}
+    assert set(steps.INPUTS) | set(steps.OUTPUTS) <= flags
+    assert set(steps.NO_STEPS) <= set(COMMANDS)
