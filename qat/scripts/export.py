@@ -11,10 +11,11 @@ from typing import Any
 import qat
 from qat.cli import run_script
 from qat.data.loading import exists
-from qat.deploy.arithmetics import arithmetic_options, default_arithmetic, kept_with
+from qat.deploy.arithmetics import arithmetic_options, default_arithmetic
 from qat.deploy.certificate import statement
 from qat.deploy.floats import export_float
 from qat.deploy.interfaces import SWITCH, YES, HoldsFloats, Option, Target
+from qat.deploy.recipe import metadata_of
 from qat.deploy.verify import export_verified
 from qat.errors import QatError, one_line
 from qat.integer.widths import PACKINGS
@@ -128,7 +129,7 @@ def run(args: argparse.Namespace) -> int:
         running = arithmetic_options(target, arithmetic)
         integers = replace(integers, arithmetic=arithmetic)
         target.export(integers, path, **options, **running)
-        target.write_metadata(path, kept_with(checkpoint, arithmetic))
+        target.write_metadata(path, metadata_of(path, target, checkpoint, arithmetic))
         if arithmetic != own:
             print(one_line(statement(path, arithmetic, own, None)))
         print(f"wrote {path}, {path.stat().st_size:,} bytes, not verified")
