@@ -54,9 +54,9 @@ def plan(old: tuple[int, int], new: tuple[int, int], how: dict[str, Any]) -> tup
 
 def four_nearest(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Bilinear interpolation between the four nearest pixels, centres of pixels aligned, as OpenCV's INTER_LINEAR."""
-    down, across = (matrix(old, new) for old, new in zip(pixels.shape, size))
-    columns = np.einsum("yh,hwc->ywc", down, pixels.astype(np.float32))
-    return np.rint(np.einsum("xw,ywc->yxc", across, columns)).astype(np.uint8)
+    down, across = matrix(pixels.shape[0], size[0]), matrix(pixels.shape[1], size[1])
+    columns = np.matmul(down, pixels.transpose(2, 0, 1).astype(np.float32))
+    return np.rint(np.matmul(columns, across.T)).astype(np.uint8).transpose(1, 2, 0)
 
 
 def matrix(old: int, new: int) -> np.ndarray:

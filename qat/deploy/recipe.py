@@ -22,7 +22,11 @@ from qat.training.checkpoint import Checkpoint
 
 RECIPE = "recipe"  #: the key of a file's metadata
 COLOURS = {1: "grayscale", 3: "RGB"}  #: channels of pictures
-LAYOUTS = {1: ("NC", "NC"), 2: ("NCL", "NLC"), 3: ("NCHW", "NHWC")}  #: of one sample's axes: channels first, channels last
+LAYOUTS = {
+    1: ("NC", "NC"),
+    2: ("NCL", "NLC"),
+    3: ("NCHW", "NHWC"),
+}  #: of one sample's axes: channels first, channels last
 INSIDE = "The file normalises by itself: subtract and divide nothing else."
 
 

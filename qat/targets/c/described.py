@@ -86,5 +86,7 @@ def c_string(text: str) -> str:
     """
     escapes = {ord('"'): '\\"', ord("\\"): "\\\\"}
     plain = {*range(0x20, 0x7F)} - {ord("?"), *escapes}
-    found = (escapes.get(byte, chr(byte) if byte in plain else f"\\{byte:03o}") for byte in text.encode())
+    found = (
+        escapes.get(byte, chr(byte) if byte in plain else f"\\{byte:03o}") for byte in text.encode(errors="replace")
+    )
     return f'"{"".join(found)}"'

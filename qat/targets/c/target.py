@@ -138,7 +138,7 @@ def write_metadata(path: str | Path, metadata: Mapping[str, str]) -> None:
     file = load(path)
     merged, header = file.metadata | dict(metadata), file.header
     if RECIPE in metadata:
-        names = names_of_classes(merged.get("class_names"))
+        names = names_of_classes(metadata.get("class_names"))
         header = described(header.decode(), file.model["name"], json.loads(metadata[RECIPE]), names).encode()
     write(Path(path), file.source, header, merged, file.weights)
 
@@ -151,8 +151,8 @@ def read_metadata(path: str | Path) -> dict[str, str]:
 def tensors(path: str | Path) -> FileTensors:
     """The inputs and outputs of a file as it has them: inputs (H, W, C), outputs (C, H, W)."""
     file = load(path)
-    names = (tuple(x["name"] for x in file.model[key]) for key in ("inputs", "outputs"))
-    return FileTensors(file.ends, *names, channels_last=True, outputs_first=True)
+    inputs, outputs = (tuple(x["name"] for x in file.model[key]) for key in ("inputs", "outputs"))
+    return FileTensors(file.ends, inputs, outputs, channels_last=True, outputs_first=True)
 
 
 def input_specs(path: str | Path) -> list[ArraySpec]:

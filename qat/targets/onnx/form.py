@@ -50,8 +50,8 @@ class Form:
     def tensors(self, path: str | Path) -> FileTensors:
         """The inputs and outputs of a file as it has them."""
         model = self.load(path)
-        names = (tuple(x.name for x in values) for values in (model.graph.input, model.graph.output))
-        return FileTensors(ends_in(path, model), *names)
+        inputs, outputs = (tuple(x.name for x in values) for values in (model.graph.input, model.graph.output))
+        return FileTensors(ends_in(path, model), inputs, outputs)
 
     def input_specs(self, path: str | Path) -> list[ArraySpec]:
         """Shape and dtype of what the network takes."""

@@ -25,14 +25,13 @@ MATRIX = 2  #: axes of an output of classes
 
 
 def describe(model: Any, recipe: Mapping[str, Any], ends: Ends) -> None:
-    """Set a model's description and its TensorFlow Lite Metadata.
+    """Set a model's TensorFlow Lite Metadata.
 
     Args:
         model: of the schema's class; its entries of metadata are set already.
         recipe: as ``qat.deploy.recipe.recipe_of`` gives it.
         ends: of the file.
     """
-    model.description = "\n".join(in_words(recipe))
     name = model.subgraphs[0].name
     name = name.decode() if isinstance(name, bytes) else name
     set_metadata(model, OFFICIAL, metadata_of(name, recipe, ends, bool(names_in(model))))

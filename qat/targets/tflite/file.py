@@ -287,7 +287,7 @@ def names_in(model: Any) -> tuple[str, ...]:
     found = [entry.buffer for entry in model.metadata or [] if entry.name in (NAMES, NAMES.encode())]
     try:
         return names_of_classes(bytes(model.buffers[found[0]].data).decode()) if found else ()
-    except ValueError:
+    except (ValueError, RecursionError):
         return ()
 
 
@@ -328,6 +328,6 @@ def _with_labels(content: bytes, names: Sequence[str]) -> bytes:
     file = io.BytesIO(content)
     text = "".join(" ".join(name.split()) + "\n" for name in names)
     with zipfile.ZipFile(file, "a") as archive:
-        archive.writestr(zipfile.ZipInfo(LABELS, LONG_AGO), text)
+        archive.writestr(zipfile.ZipInfo(LABELS, LONG_AGO), text.encode(errors="replace"))
         archive.comment = bytes(32)
     return file.getvalue()

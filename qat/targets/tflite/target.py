@@ -39,9 +39,9 @@ from qat.integer.widths import check_packing, require_bytes
 from qat.registry import TARGETS
 from qat.targets.common import METADATA, cannot_run, prefixed, to_chw, to_hwc
 from qat.targets.float_graph import float_form, written_outputs
+from qat.targets.tflite.described import describe
 from qat.targets.tflite.ends import ends_in, float_ends, keep_ends
 from qat.targets.tflite.file import DIGEST, File, check_runs, ends_of_others, load, pack_model, set_metadata
-from qat.targets.tflite.described import describe
 from qat.targets.tflite.float import TfliteOps, TfliteSymbol
 from qat.targets.tflite.integer import IntegerWriter
 from qat.targets.tflite.real_numbers import leave
@@ -148,7 +148,7 @@ def export_float(graph: Graph, params: Mapping[str, Array], path: str | Path) ->
 
 def write_metadata(path: str | Path, metadata: Mapping[str, str]) -> None:
     """Set entries of the metadata, each key with "qat." before it; a recipe as TensorFlow Lite Metadata too, with the names of
-    classes, and as the model's description. Nothing that is computed changes.
+    classes. Nothing that is computed changes.
     """
     model = load(path).model
     for key, value in prefixed(metadata).items():
@@ -177,8 +177,9 @@ def tensors(path: str | Path) -> FileTensors:
     """The inputs and outputs of a file as it has them; names are those of its signature."""
     model = load(path).model
     subgraph = model.subgraphs[0]
-    names = (tuple(subgraph.tensors[i].name.decode() for i in each) for each in (subgraph.inputs, subgraph.outputs))
-    return FileTensors(ends_in(path, model), *names, channels_last=True)
+    ends = (subgraph.inputs, subgraph.outputs)
+    inputs, outputs = (tuple(subgraph.tensors[index].name.decode() for index in each) for each in ends)
+    return FileTensors(ends_in(path, model), inputs, outputs, channels_last=True)
 
 
 def input_specs(path: str | Path) -> list[ArraySpec]:
