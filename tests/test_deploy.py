@@ -26,6 +26,7 @@ from PIL import Image
 from sequential import Chain, calibrated
 
 import qat
+from qat.cli import main
 from qat.data import Preparation
 from qat.data.pictures import read_picture
 from qat.data.preparation import PLAIN
@@ -176,6 +177,72 @@ def test_c_on_a_microcontroller(tmp_path: Path) -> None:
     board = ("-machine", "mps2-an386", "-nographic", "-semihosting-config", "enable=on,target=native")
     output = run("qemu-system-arm", *board, "-kernel", program, stdin=subprocess.DEVNULL)
     np.testing.assert_array_equal(printed(output), codes_of([small], "fixed"))
+
+
+#: What the sketch uses of Arduino's functions; their text goes to standard output, and a loop ends the program.
+ARDUINO = """
+#pragma once
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+struct Port {
+  void begin(long) {}
+  explicit operator bool() const { return true; }
+  bool operator!() const { return false; }
+  void print(const char *text) { fputs(text, stdout); }
+  void print(int number) { printf("%d", number); }
+  void print(double number, int digits) { printf("%.*f", digits, number); }
+  template <class T> void println(T what) { print(what); println(); }
+  void println(unsigned long number) { printf("%lu\\n", number); }
+  void println() { puts(""); }
+};
+static Port Serial;
+static unsigned long millis() { return 0; }
+static unsigned long micros() { return 7; }
+static void delay(unsigned long) { exit(0); }
+"""
+
+
+@pytest.mark.skipif(not (shutil.which("cc") and shutil.which("c++")), reason="needs a C and a C++ compiler")
+@pytest.mark.parametrize("output_type", ["own", "float32"])
+def test_an_arduino_library(output_type: str, tmp_path: Path) -> None:
+    model, library = exported("C", tmp_path / "net.c", "fixed", output_type=output_type), tmp_path / "library"
+    files = qat.target("C").arduino_library(model, library)
+    sketch = library / "examples" / "net" / "net.ino"
+    assert files == [library / "src" / "net.c", library / "src" / "net.h", library / "library.properties", sketch]
+    properties = dict(line.split("=", 1) for line in files[2].read_text().splitlines())
+    assert {"name", "version", "author", "maintainer", "sentence", "paragraph", "category", "url"} <= properties.keys()
+    (tmp_path / "Arduino.h").write_text(ARDUINO)
+    include = (f"-I{tmp_path}", f"-I{library / 'src'}", "-Wall", "-Wextra", "-Werror")
+    whole = f'#include "Arduino.h"\n#include "{sketch}"\nint main() {{ setup(); for (;;) loop(); }}\n'
+    (tmp_path / "main.cc").write_text(whole)
+    run("cc", *include, "-c", library / "src" / "net.c", "-o", tmp_path / "net.o")
+    run("c++", *include, tmp_path / "main.cc", tmp_path / "net.o", "-o", tmp_path / "sketch")
+    output = run(tmp_path / "sketch")
+    pixels = (np.arange(144) % 256).astype(np.uint8).reshape(1, *SHAPE)
+    codes = evaluate(network("fixed")[1], pixels, arithmetic="fixed")
+    grid = network("fixed")[1].output.grid
+    expected = codes if output_type == "own" else np.round(grid.dequantize(codes).astype(np.float64), 6)
+    np.testing.assert_array_equal(printed(output), expected)
+    assert f"class {NAMES[codes[0].argmax()]}\n" in output
+    assert output.endswith("microseconds 0\n")
+    if shutil.which("arm-none-eabi-g++"):
+        arm = ("-mcpu=cortex-m4", "-mthumb", "-Os", *include, "-c")
+        run("arm-none-eabi-g++", *arm, tmp_path / "main.cc", "-o", tmp_path / "arm.o")
+        run("arm-none-eabi-gcc", *arm, library / "src" / "net.c", "-o", tmp_path / "net.o")
+
+
+def test_what_arduino_does_not_build_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = exported("C", tmp_path / "net.c", weights_file="yes")
+    with pytest.raises(qat.QatError, match="weights are in a file of their own"):
+        qat.target("C").arduino_library(model, tmp_path / "library")
+    network("float")[0].save(tmp_path / "net.ckpt")
+    command = ["export", "--ckpt_path", str(tmp_path / "net.ckpt"), "--file_name", str(tmp_path / "x"), "--no_verify"]
+    assert main([*command, "--file_format", "ONNX", "--arduino", str(tmp_path / "library")]) == 2
+    assert "--arduino: ONNX is nothing that Arduino builds" in capsys.readouterr().err
+    assert not (tmp_path / "library").exists()
+    assert main([*command, "--file_format", "C", "--arduino", str(tmp_path / "library")]) == 0
+    assert (tmp_path / "library" / "src" / "x.c").read_bytes() == (tmp_path / "x.c").read_bytes()
 
 
 def headers(variable: str, header: str) -> Path:

@@ -429,6 +429,14 @@ class DescribesTensors(Protocol):
 
 
 @runtime_checkable
+class MakesArduinoLibrary(Protocol):
+    """What a target has beside whose files become libraries for Arduino."""
+
+    def arduino_library(self, path: str | Path, folder: str | Path) -> list[Path]:
+        """Write a library around an exported file: the files of it."""
+
+
+@runtime_checkable
 class RecordsArithmetic(Protocol):
     """What a target has beside whose files say for which arithmetic they were exported."""
 

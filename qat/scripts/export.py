@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import qat
@@ -14,7 +15,7 @@ from qat.data.loading import exists
 from qat.deploy.arithmetics import arithmetic_options, default_arithmetic
 from qat.deploy.certificate import statement
 from qat.deploy.floats import export_float
-from qat.deploy.interfaces import SWITCH, YES, HoldsFloats, Option, Target
+from qat.deploy.interfaces import SWITCH, YES, HoldsFloats, MakesArduinoLibrary, Option, Target
 from qat.deploy.recipe import metadata_of
 from qat.deploy.verify import export_verified
 from qat.errors import QatError, one_line
@@ -38,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--file_format", choices=target_names(), default="ONNX", help="what to write")
     parser.add_argument("--file_name", required=True, help="file to write; its ending may be left out")
     parser.add_argument("--float", action="store_true", help="write a float network as it is, to compare with")
+    parser.add_argument("--arduino", metavar="FOLDER", help="of C: write it as a library for Arduino too")
     add_options(parser)
 
 
@@ -108,6 +110,11 @@ def run(args: argparse.Namespace) -> int:
     options = _chosen(args, target)
     path = output_path(args.file_name, target.SUFFIX)
     packing = next((x for x in PACKINGS if x == options.get("packing")), PACKINGS[0])  # the summary counts C's bytes
+    if args.arduino and (args.float or not isinstance(target, MakesArduinoLibrary)):
+        raise QatError(
+            f"--arduino: {'float networks are' if args.float else f'{target.NAME} is'} nothing that Arduino builds; leave it "
+            "out, or use --file_format C"
+        )
     if args.float:
         if args.arithmetic not in (None, "float"):
             raise QatError(
@@ -133,6 +140,7 @@ def run(args: argparse.Namespace) -> int:
         if arithmetic != own:
             print(one_line(statement(path, arithmetic, own, None)))
         print(f"wrote {path}, {path.stat().st_size:,} bytes, not verified")
+        _write_library(args, target, path)
         print_summary(checkpoint.graph, checkpoint.params, integers, packing=packing)
         return 0
     backend = qat.backend(args.backend)
@@ -151,10 +159,18 @@ def run(args: argparse.Namespace) -> int:
     )
     print_arithmetics(certificate)
     print(f"wrote {path}, {path.stat().st_size:,} bytes")
+    _write_library(args, target, path)
     integers = replace(integers, arithmetic=certificate.arithmetic)
     print_summary(checkpoint.graph, checkpoint.params, integers, packing=packing)
     print_certificate(certificate)
     return 0 if certificate.passed else 1
+
+
+def _write_library(args: argparse.Namespace, target: Target, path: Path) -> None:
+    """The library for Arduino, where one is asked for."""
+    if args.arduino and isinstance(target, MakesArduinoLibrary):
+        written = target.arduino_library(path, args.arduino)
+        print(one_line(f"wrote {args.arduino}, a library for Arduino of {len(written)} files"))
 
 
 def _trained_on(ckpt_path: str, checkpoint: Checkpoint) -> str:

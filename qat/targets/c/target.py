@@ -25,6 +25,7 @@ from qat.integer.ends import METADATA, OWN, FileTensors
 from qat.integer.fixed_point import check_arithmetic
 from qat.integer.widths import check_packing
 from qat.registry import TARGETS
+from qat.targets.c.arduino import arduino_library as arduino_library  # of qat.deploy.interfaces.MakesArduinoLibrary
 from qat.targets.c.clock import clocked, timed_options
 from qat.targets.c.cortex_m.cores import CORES
 from qat.targets.c.cortex_m.cores import emulator as emulator  # of qat.deploy.interfaces.IsEmulated
