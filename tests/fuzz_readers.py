@@ -19,7 +19,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ from qat.data.readers.arrays import dataset_of, read_npy
 from qat.data.readers.cifar import read_batches
 from qat.data.readers.idx import read_idx
 from qat.data.readers.svhn import read_source_images, read_svhn
+from qat.deploy.recipe import metadata_of
 from qat.deploy.verify import Certificate, verify
 from qat.errors import QatWarning
 from qat.passes.quant_config import read_quant_config
@@ -171,9 +172,14 @@ def written(write: Callable[[Path], object], name: str) -> bytes:
 
 
 def exported(file_format: str, name: str, profile: str = "default", **options: str) -> bytes:
-    made = checkpoint(profile)
+    made, target = replace(checkpoint(profile), class_names=("a", "b", "c")), qat.target(file_format)
     integers = qat.to_integer(made.graph, made.params)
-    return written(lambda path: qat.target(file_format).export(integers, path, **options), name)
+
+    def write(path: Path) -> None:
+        target.export(integers, path, **options)
+        target.write_metadata(path, metadata_of(path, target, made, integers.arithmetic))
+
+    return written(write, name)
 
 
 @cache
@@ -182,7 +188,9 @@ def c_files() -> tuple[bytes, bytes]:
     made = checkpoint()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "file.c")
-        qat.target("C").export(qat.to_integer(made.graph, made.params), path)
+        target = qat.target("C")
+        target.export(qat.to_integer(made.graph, made.params), path)
+        target.write_metadata(path, metadata_of(path, target, made, "float"))
         return path.read_bytes(), path.with_suffix(".h").read_bytes()
 
 

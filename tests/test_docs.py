@@ -65,9 +65,11 @@ def missing_paths(text: str, beside: Path = ROOT) -> list[str]:
 
 
 def unknown_names(text: str) -> list[str]:
-    """Python names below qat, as `qat.pruning`, that do not exist. Code that calls them is looked at up to the bracket."""
+    """Python names below qat, as `qat.pruning`, that do not exist. Code that calls them is looked at up to the bracket. In
+    quotation marks they are keys of a file's metadata, as "qat.recipe".
+    """
     unknown = []
-    for name in dict.fromkeys(re.findall(r"(?<![\w./-])qat(?:\.[A-Za-z_]\w*)+", text)):
+    for name in dict.fromkeys(re.findall(r"(?<![\w./\"-])qat(?:\.[A-Za-z_]\w*)+", text)):
         parts = name.split(".")
         try:
             reduce(getattr, parts[1:], importlib.import_module("qat"))

@@ -13,12 +13,13 @@ import numpy as np
 
 from qat import tasks
 from qat.data import Split
-from qat.deploy.arithmetics import arithmetic_options, default_arithmetic, kept_with
+from qat.deploy.arithmetics import arithmetic_options, default_arithmetic
 from qat.deploy.certificate import Apart, Certificate, Comparison
 from qat.deploy.engine import Engine
 from qat.deploy.float_layers import Followed, as_share, error_of, follow, is_beyond, reference_behind
 from qat.deploy.inference import predict_codes, trace
 from qat.deploy.interfaces import Target, TrainingBackend, check_backend
+from qat.deploy.recipe import metadata_of
 from qat.errors import QatError
 from qat.files import check_writable, write_together
 from qat.integer import IntegerGraph, evaluate
@@ -284,7 +285,7 @@ def export_verified(
                     f"{'; '.join(certificate.summary().splitlines())}; export another format, and report this one"
                 )
             metadata = {"graph": checkpoint.graph.digest, "certificate": certificate.to_json()}
-            target.write_metadata(draft, metadata | kept_with(checkpoint, arithmetic))
+            target.write_metadata(draft, metadata | metadata_of(draft, target, checkpoint, arithmetic))
         except QatError as error:
             said = str(error).replace(str(draft).removesuffix(path.name), str(path).removesuffix(path.name))
             raise type(error)(said) from None

@@ -194,6 +194,25 @@ class Ends:
         return cls(*(tuple(build(kind, entry) for entry in data[key]) for key, kind in _KINDS.items()))
 
 
+@dataclass(frozen=True)
+class FileTensors:
+    """The inputs and outputs of a file as it has them.
+
+    Attributes:
+        ends: what they are.
+        inputs: the names of the inputs, in the file's order.
+        outputs: of the outputs.
+        channels_last: whether the file has channels last, (H, W, C); else first, (C, H, W).
+        outputs_first: whether its outputs have them first all the same.
+    """
+
+    ends: Ends
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    channels_last: bool = False
+    outputs_first: bool = False
+
+
 _KINDS = {"inputs": FileInput, "outputs": FileOutput}
 
 

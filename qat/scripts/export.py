@@ -14,10 +14,11 @@ from qat.cli import run_script
 from qat.console import result, wrote
 from qat.data import Dataset
 from qat.data.loading import exists
-from qat.deploy.arithmetics import arithmetic_options, default_arithmetic, kept_with
+from qat.deploy.arithmetics import arithmetic_options, default_arithmetic
 from qat.deploy.certificate import statement
 from qat.deploy.floats import export_float
-from qat.deploy.interfaces import SWITCH, YES, HoldsFloats, Option, Target
+from qat.deploy.interfaces import SWITCH, YES, HoldsFloats, MakesArduinoLibrary, Option, Target
+from qat.deploy.recipe import metadata_of
 from qat.deploy.verify import export_verified
 from qat.errors import QatError
 from qat.integer.widths import PACKINGS
@@ -41,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--file_format", choices=target_names(), default="ONNX", help="what to write")
     parser.add_argument("--file_name", required=True, help="file to write; its ending may be left out")
     parser.add_argument("--float", action="store_true", help="write a float network as it is, to compare with")
+    parser.add_argument("--arduino", metavar="FOLDER", help="of C: write it as a library for Arduino too")
     add_options(parser)
 
 
@@ -113,6 +115,11 @@ def run(args: argparse.Namespace) -> int:
     path = output_path(args.file_name, target.SUFFIX)
     check_outputs(args, path)
     packing = next((x for x in PACKINGS if x == options.get("packing")), PACKINGS[0])  # the summary counts C's bytes
+    if args.arduino and (args.float or not isinstance(target, MakesArduinoLibrary)):
+        raise QatError(
+            f"--arduino: {'float networks are' if args.float else f'{target.NAME} is'} nothing that Arduino builds; leave it "
+            "out, or use --file_format C"
+        )
     if args.float:
         if args.arithmetic not in (None, "float"):
             raise QatError(
@@ -136,11 +143,12 @@ def run(args: argparse.Namespace) -> int:
         running = arithmetic_options(target, arithmetic)
         integers = replace(integers, arithmetic=arithmetic)
         target.export(integers, path, **options, **running)
-        target.write_metadata(path, kept_with(checkpoint, arithmetic))
+        target.write_metadata(path, metadata_of(path, target, checkpoint, arithmetic))
         if arithmetic != own:
             text = statement(path, arithmetic, own, None)
             result(text, statements=[text])
         wrote(path, "wrote", f", {path.stat().st_size:,} bytes, not verified", verified=False)
+        _write_library(args, target, path)
         print_summary(checkpoint.graph, checkpoint.params, integers, packing=packing)
         return 0
     backend = qat.backend(args.backend)
@@ -160,6 +168,7 @@ def run(args: argparse.Namespace) -> int:
     )
     print_arithmetics(certificate)
     wrote(path, "wrote", f", {path.stat().st_size:,} bytes", verified=True)
+    _write_library(args, target, path)
     integers = replace(integers, arithmetic=certificate.arithmetic)
     print_summary(checkpoint.graph, checkpoint.params, integers, packing=packing)
     print_certificate(certificate)
@@ -174,6 +183,13 @@ def _stop_if_dry(args: argparse.Namespace, checkpoint: Checkpoint, dataset: Data
     reads = [] if dataset is None else [(args.data_path or dataset.source, of_data(dataset))]
     reads.insert(0, (args.ckpt_path, of_graph(checkpoint.graph)))
     stop_if_dry(args, f"export {target.NAME} {how}", reads=reads, writes=[path])
+
+
+def _write_library(args: argparse.Namespace, target: Target, path: Path) -> None:
+    """The library for Arduino, where one is asked for."""
+    if args.arduino and isinstance(target, MakesArduinoLibrary):
+        written = target.arduino_library(path, args.arduino)
+        wrote(args.arduino, "wrote", f", a library for Arduino of {len(written)} files")
 
 
 def _trained_on(ckpt_path: str, checkpoint: Checkpoint) -> str:

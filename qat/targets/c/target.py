@@ -10,6 +10,7 @@ it. Both compile the file with the host's compiler ($CC, else cc, with $CFLAGS a
 from __future__ import annotations
 
 import contextlib
+import json
 import subprocess
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
@@ -17,16 +18,19 @@ from pathlib import Path
 import numpy as np
 
 from qat.deploy.interfaces import NO, check_switch
+from qat.deploy.recipe import RECIPE
 from qat.errors import QatError
 from qat.integer import IntegerGraph, IntegerTensor, require_integers
-from qat.integer.ends import METADATA, OWN
+from qat.integer.ends import METADATA, OWN, FileTensors
 from qat.integer.fixed_point import check_arithmetic
 from qat.integer.widths import check_packing
 from qat.registry import TARGETS
+from qat.targets.c.arduino import arduino_library as arduino_library  # of qat.deploy.interfaces.MakesArduinoLibrary
 from qat.targets.c.clock import clocked, timed_options
 from qat.targets.c.cortex_m.cores import CORES
 from qat.targets.c.cortex_m.cores import emulator as emulator  # of qat.deploy.interfaces.IsEmulated
 from qat.targets.c.cortex_m.measure import measure as measure  # of qat.deploy.interfaces.IsEmulated
+from qat.targets.c.described import described
 from qat.targets.c.ends import ends_in_c
 from qat.targets.c.file import File, load, write
 from qat.targets.c.layout import Layout
@@ -34,6 +38,7 @@ from qat.targets.c.run import compiler, compute, options
 from qat.targets.c.text import identifier
 from qat.targets.c.writer import Writer
 from qat.targets.common import to_chw
+from qat.training.checkpoint import names_of_classes
 from qat.vocabulary.arrays import Arrays, ArraySpec, as_arrays
 from qat.vocabulary.ops import Array
 
@@ -128,14 +133,27 @@ def arena_bytes(graph: IntegerGraph, *, packing: str = "packed", input_type: str
 
 
 def write_metadata(path: str | Path, metadata: Mapping[str, str]) -> None:
-    """Set entries of the comment with metadata; nothing that is compiled changes."""
+    """Set entries of the comment with metadata; a recipe, with the names of classes, is told in the header too. Nothing that is
+    compiled changes.
+    """
     file = load(path)
-    write(Path(path), file.source, file.header, file.metadata | dict(metadata), file.weights)
+    merged, header = file.metadata | dict(metadata), file.header
+    if RECIPE in metadata:
+        names = names_of_classes(metadata.get("class_names"))
+        header = described(header.decode(), file.model["name"], json.loads(metadata[RECIPE]), names).encode()
+    write(Path(path), file.source, header, merged, file.weights)
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
     """The entries that ``write_metadata`` wrote."""
     return load(path).metadata
+
+
+def tensors(path: str | Path) -> FileTensors:
+    """The inputs and outputs of a file as it has them: inputs (H, W, C), outputs (C, H, W)."""
+    file = load(path)
+    inputs, outputs = (tuple(x["name"] for x in file.model[key]) for key in ("inputs", "outputs"))
+    return FileTensors(file.ends, inputs, outputs, channels_last=True, outputs_first=True)
 
 
 def input_specs(path: str | Path) -> list[ArraySpec]:

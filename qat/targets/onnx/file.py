@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import onnx
 from onnx import helper
 
+from qat.deploy.recipe import in_words
 from qat.errors import QatError, shortened
 from qat.files import write_atomically
 from qat.names import check_stored
@@ -45,6 +47,14 @@ def set_metadata(model: onnx.ModelProto, metadata: Mapping[str, str]) -> None:
     """Set entries of metadata_props, each behind "qat."; nothing else changes."""
     entries = {entry.key: entry.value for entry in model.metadata_props}
     helper.set_model_props(model, entries | prefixed(metadata))
+
+
+def describe(model: onnx.ModelProto, recipe: Mapping[str, Any]) -> None:
+    """Tell in a model's descriptions, and in those of its inputs and outputs, which viewers show, how it is fed and read."""
+    for values, entries in ((model.graph.input, recipe["inputs"]), (model.graph.output, recipe["outputs"])):
+        for value, entry in zip(values, entries, strict=True):
+            value.doc_string = f"{entry['layout']}, {entry['formula']}"
+    model.doc_string = "\n".join(in_words(recipe))
 
 
 def check_operators(model: onnx.ModelProto) -> None:

@@ -42,7 +42,7 @@ RUNS_CODE = False
 WEIGHTS = ("int8", "uint8")  #: what they are multiplied as
 _FORM = Form(load, write, infer)
 write_metadata, read_metadata = _FORM.write_metadata, _FORM.read_metadata
-input_specs, predict = _FORM.input_specs, _FORM.predict
+tensors, input_specs, predict = _FORM.tensors, _FORM.input_specs, _FORM.predict
 
 
 def export(

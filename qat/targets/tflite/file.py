@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import math
+import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,10 +17,15 @@ from qat.errors import QatError
 from qat.names import check_stored
 from qat.reading import check_sample, check_tables, read_file, reading
 from qat.targets.common import METADATA
+from qat.training.checkpoint import names_of_classes
 from qat.vocabulary.ops import Array
 
 DIGEST = METADATA + "digest"  #: the SHA-256 of all of the file before it, its last 32 bytes
+NAMES = METADATA + "class_names"
 IDENTIFIER = b"TFL3"
+OFFICIAL = "TFLITE_METADATA"  #: the entry that holds TensorFlow Lite Metadata
+LABELS = "labels.txt"  #: the file in the archive behind the model that has the names of classes, one a line
+LONG_AGO = (1980, 1, 1, 0, 0, 0)  #: when that file was written, so that equal models are equal files
 
 Op = schema.BuiltinOperator
 Type = schema.TensorType
@@ -274,21 +282,52 @@ def set_metadata(model: Any, name: str, data: bytes) -> None:
     model.buffers.append(schema.BufferT(data=data))
 
 
-def pack_model(model: Any) -> bytes:
-    """The bytes of a model, sealed with a digest.
+def names_in(model: Any) -> tuple[str, ...]:
+    """The names of classes that a model's metadata hold; none where they hold none, or something else under that key."""
+    found = [entry.buffer for entry in model.metadata or [] if entry.name in (NAMES, NAMES.encode())]
+    try:
+        return names_of_classes(bytes(model.buffers[found[0]].data).decode()) if found else ()
+    except (ValueError, RecursionError):
+        return ()
 
-    A flatbuffer grows from its end, so that what is written first stands last: the data of the digest.
+
+def pack_model(model: Any) -> bytes:
+    """The bytes of a model, sealed with a digest of all before it.
+
+    A flatbuffer grows from its end, so that what is written first stands last: the data of the digest. Where TensorFlow Lite
+    Metadata name the classes, their file is in a zip archive behind the flatbuffer, whose comment the digest is then.
     """
-    set_metadata(model, DIGEST, bytes(32))
+    entries = {entry.name.decode() if isinstance(entry.name, bytes) else entry.name for entry in model.metadata or []}
+    names = names_in(model) if OFFICIAL in entries else ()
+    if names:
+        model.metadata = [entry for entry in model.metadata if entry.name not in (DIGEST, DIGEST.encode())]
+        content = _with_labels(_packed(model), names)
+    else:
+        set_metadata(model, DIGEST, bytes(32))
+        content = _packed(model)
+    return content[:-32] + hashlib.sha256(content[:-32]).digest()
+
+
+def _packed(model: Any) -> bytes:
+    """The flatbuffer of a model; the data of its digest, where it has one, stand last."""
     builder = _Builder()
-    place = _vector(builder, bytes(32))
-    (digest,) = (entry.buffer for entry in model.metadata if entry.name in (DIGEST, DIGEST.encode()))
+    found = [entry.buffer for entry in model.metadata or [] if entry.name in (DIGEST, DIGEST.encode())]
+    place = _vector(builder, bytes(32)) if found else 0
     buffers = model.buffers
     model.buffers = [
-        _PlacedBuffer(place) if index == digest else _AlignedBuffer(data=buffer.data)
+        _PlacedBuffer(place) if index in found else _AlignedBuffer(data=buffer.data)
         for index, buffer in enumerate(buffers)
     ]
     builder.Finish(model.Pack(builder), file_identifier=IDENTIFIER)
     model.buffers = buffers
-    content = bytes(builder.Output())[:-32]
-    return content + hashlib.sha256(content).digest()
+    return bytes(builder.Output())
+
+
+def _with_labels(content: bytes, names: Sequence[str]) -> bytes:
+    """A model with an archive of the names of its classes behind it, and room for the digest in the archive's comment."""
+    file = io.BytesIO(content)
+    text = "".join(" ".join(name.split()) + "\n" for name in names)
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.writestr(zipfile.ZipInfo(LABELS, LONG_AGO), text.encode(errors="replace"))
+        archive.comment = bytes(32)
+    return file.getvalue()

@@ -18,6 +18,7 @@ there dense layers are written as convolutions.
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
@@ -28,15 +29,17 @@ import numpy as np
 
 from qat.cells.input import Input
 from qat.child import Child, ChildError
+from qat.deploy.recipe import RECIPE
 from qat.errors import QatError
 from qat.files import write_atomically
 from qat.graph import Graph
 from qat.integer import IntegerGraph, IntegerTensor, require_integers
-from qat.integer.ends import OWN, REAL, Ends
+from qat.integer.ends import OWN, REAL, Ends, FileTensors
 from qat.integer.widths import check_packing, require_bytes
 from qat.registry import TARGETS
 from qat.targets.common import METADATA, cannot_run, prefixed, to_chw, to_hwc
 from qat.targets.float_graph import float_form, written_outputs
+from qat.targets.tflite.described import describe
 from qat.targets.tflite.ends import ends_in, float_ends, keep_ends
 from qat.targets.tflite.file import DIGEST, File, check_runs, ends_of_others, load, pack_model, set_metadata
 from qat.targets.tflite.float import TfliteOps, TfliteSymbol
@@ -144,10 +147,14 @@ def export_float(graph: Graph, params: Mapping[str, Array], path: str | Path) ->
 
 
 def write_metadata(path: str | Path, metadata: Mapping[str, str]) -> None:
-    """Set entries of the metadata, each key with "qat." before it; nothing that is computed changes."""
+    """Set entries of the metadata, each key with "qat." before it; a recipe as TensorFlow Lite Metadata too, with the names of
+    classes. Nothing that is computed changes.
+    """
     model = load(path).model
     for key, value in prefixed(metadata).items():
         set_metadata(model, key, value.encode())
+    if RECIPE in metadata:
+        describe(model, json.loads(metadata[RECIPE]), ends_in(path, model))
     write_atomically(path, pack_model(model))
 
 
@@ -164,6 +171,15 @@ def _entries(file: File) -> dict[str, str]:
         for name, data in entries.items()
         if name.startswith(METADATA) and name != DIGEST
     }
+
+
+def tensors(path: str | Path) -> FileTensors:
+    """The inputs and outputs of a file as it has them; names are those of its signature."""
+    model = load(path).model
+    subgraph = model.subgraphs[0]
+    ends = (subgraph.inputs, subgraph.outputs)
+    inputs, outputs = (tuple(subgraph.tensors[index].name.decode() for index in each) for each in ends)
+    return FileTensors(ends_in(path, model), inputs, outputs, channels_last=True)
 
 
 def input_specs(path: str | Path) -> list[ArraySpec]:

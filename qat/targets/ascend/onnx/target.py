@@ -31,7 +31,7 @@ ARITHMETICS: tuple[str, ...] = ("float",)
 RUNS_CODE = False
 _FORM = Form(load, write, infer)
 write_metadata, read_metadata = _FORM.write_metadata, _FORM.read_metadata
-input_specs, predict = _FORM.input_specs, _FORM.predict
+tensors, input_specs, predict = _FORM.tensors, _FORM.input_specs, _FORM.predict
 
 
 def export(graph: IntegerGraph, path: str | Path) -> None:
