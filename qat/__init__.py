@@ -125,11 +125,13 @@ if TYPE_CHECKING:  # what _LATER has
     from qat.deploy import verify
     from qat.imports.export import export
     from qat.imports.model import import_model
-    from qat.imports.prepare import checkpoint_of, export_params, prepare
+    from qat.imports.prepare import export_params, prepare
     from qat.training.distillation import Teaching, teach
     from qat.training.loop import evaluate_accuracy, evaluate_metrics, train
     from qat.training.objectives import BopsBudget, Distillation, GTCLoss, SizeBudget
+    from qat.training.origin import checkpoint_of
     from qat.training.oscillations import Oscillations, oscillating
+    from qat.training.quant_schedule import QuantSchedule, callback
     from qat.training.recipe import Recipe
     from qat.training.reestimate import reestimate_batch_norm
 
@@ -211,6 +213,7 @@ __all__ = [
     "QKerasReLUPo2ActivationQuantizer",
     "QKerasTernaryWeightQuantizer",
     "QatError",
+    "QuantSchedule",
     "RMSNorm",
     "Recipe",
     "Repair",
@@ -234,6 +237,7 @@ __all__ = [
     "backend",
     "backend_names",
     "calibrate",
+    "callback",
     "checkpoint_of",
     "convert_quant_network",
     "data",
@@ -273,10 +277,12 @@ _LATER = {
     "qat.analysis.repaired": ("Repair", "TargetMissedError"),
     "qat.imports.export": ("export",),
     "qat.imports.model": ("import_model",),
-    "qat.imports.prepare": ("checkpoint_of", "export_params", "prepare"),
+    "qat.imports.prepare": ("export_params", "prepare"),
     "qat.training.distillation": ("Teaching", "teach"),
     "qat.training.loop": ("evaluate_accuracy", "evaluate_metrics", "train"),
+    "qat.training.origin": ("checkpoint_of",),
     "qat.training.oscillations": ("Oscillations", "oscillating"),
+    "qat.training.quant_schedule": ("QuantSchedule", "callback"),
     "qat.training.recipe": ("Recipe",),
     "qat.training.reestimate": ("reestimate_batch_norm",),
     "qat.training.objectives": ("BopsBudget", "Distillation", "GTCLoss", "SizeBudget"),

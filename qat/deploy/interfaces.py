@@ -162,6 +162,21 @@ class DataSink(Protocol):
         """What becomes of ``--dataset_sink_mode true`` in the commands, in a sentence."""
 
 
+@runtime_checkable
+class HasCallback(Protocol):
+    """What a backend has beside that whose framework has a training loop of its own."""
+
+    def callback(self, schedule: Any) -> Any:
+        """A callback of that loop.
+
+        Args:
+            schedule: A ``qat.QuantSchedule``, to which it hands the loop's events.
+
+        Returns:
+            The framework's own kind of callback, with ``schedule``, and ``checkpoint``, which is the schedule's.
+        """
+
+
 NO, YES = SWITCH = "no", "yes"  #: the choices of an option whose flag stands alone
 
 

@@ -16,6 +16,7 @@ from qat.backends.common import predict_codes as predict_codes
 from qat.backends.common import read as read
 from qat.backends.common import trace as trace
 from qat.backends.common import write as write
+from qat.backends.keras.callback import callback as callback
 from qat.backends.keras.layout import canonical as canonical
 from qat.backends.keras.layout import ensured, from_layout, spec_in_layout, targets_in_layout, to_layout
 from qat.backends.keras.layout import own_spec as own_spec
@@ -187,6 +188,12 @@ class LoweredNetwork(Lowered, keras.Model):  # type: ignore[misc]
         compute = partial(step_terms, self._pass, loss, targets=targets, phase=phase)
         terms: dict[str, Tensor] = self._updating(compute, inputs)
         return terms
+
+    def follow(self, graph: Graph) -> None:
+        """As ``Lowered``'s; what ``fit`` has traced is traced anew."""
+        super().follow(graph)
+        if self.train_function is not None:
+            self.make_train_function(force=True)
 
     def _updating(
         self, compute: Callable[..., tuple[Any, dict[str, Tensor]]], inputs: Any, *, own: bool = False

@@ -17,6 +17,7 @@ from qat.backends.common import predict_codes as predict_codes
 from qat.backends.common import read as read
 from qat.backends.common import trace as trace
 from qat.backends.common import write as write
+from qat.backends.torch.callback import callback as callback
 from qat.backends.torch.compiled import compiled
 from qat.backends.torch.files import load_params as load_params
 from qat.backends.torch.files import save_params as save_params
