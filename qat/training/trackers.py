@@ -156,11 +156,12 @@ def create(text: str) -> Tracker:
     name, colon, argument = text.partition(":")
     known = ADDED.meant(name)
     if known is None:
-        if not (colon and argument.isidentifier() and "." in name):
+        if not (colon and argument.isidentifier()):
             raise QatError(
                 f"--log_to: {hints.unknown(ADDED.what, name, ADDED.names())}; for a class of yours give package.module:Class"
             )
-        tracker = own_object(text, "tracker", "package.module:Class")()
+        form = f"{', '.join(ADDED.names())}, with what follows behind a colon, or package.module:Class"
+        tracker = own_object(text, "--log_to: tracker", form)()
     else:
         tracker = (TRACKERS.get(known) or ADDED.load(known))(argument)
     return check_trackers([tracker])[0]
