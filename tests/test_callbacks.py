@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -403,3 +404,87 @@ def test_mindspore_s_model_trains_it_with_its_own_callbacks(tmp_path: Path, caps
     data = ms.dataset.NumpySlicesDataset((IMAGES, LABELS.astype(np.int32)), ["x", "y"]).batch(12)
     with pytest.raises(QatError, match=r"Model.train trains a TrainOneStepCell, of which Net"):
         ms.train.Model(step).train(1, data, callbacks=[qat.callback(other)], dataset_sink_mode=False)
+
+
+# -- the page -------------------------------------------------------------------------------------------------------------
+
+
+def example(heading: str, names: dict[str, Any]) -> dict[str, Any]:
+    """What the example under a heading of the page leaves behind, beside what it begins with."""
+    text = (Path(__file__).parent.parent / "docs" / "import_training.md").read_text(encoding="utf-8")
+    (code,) = re.findall(rf"^##+ {heading}\n(?:(?!#).*\n)*?```python\n(.*?)```", text, re.DOTALL | re.MULTILINE)[-1:]
+    names["__name__"] = "example"  # which MindSpore looks for
+    exec(compile(code, "import_training.md", "exec"), names)
+    return names
+
+
+def torch_module() -> Any:
+    import torch
+
+    torch.manual_seed(0)
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(16, 3)
+    ).eval()
+
+
+def float_loader() -> Any:
+    import torch
+
+    dataset = torch.utils.data.TensorDataset(torch.from_numpy(IMAGES / 255).float(), torch.from_numpy(LABELS))
+    return torch.utils.data.DataLoader(dataset, batch_size=12)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_the_page_s_lightning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lightning()
+    monkeypatch.chdir(tmp_path)
+    names = example("Lightning", {"module": torch_module(), "loader": float_loader()})
+    assert names["certificate"].passed
+    assert qat.Checkpoint.load("net.ckpt").step == 12
+    assert names["callback"].checkpoint.graph.quant_delay == 4
+
+
+def test_the_page_s_loop_of_your_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = example(
+        "A loop of your own", {"module": torch_module(), "images": IMAGES / np.float32(255), "loader": float_loader()}
+    )
+    assert names["checkpoint"].step == 12
+
+
+def test_the_page_s_trackers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    graph, split = Net().graph(), qat.Split(np.tile(IMAGES, (2, 1, 1, 1)), np.tile(LABELS, 2))
+    start, dataset = qat.Checkpoint(graph, graph.initial_params()), qat.Dataset("here", "here", split, split)
+    names = example("Trackers", {"qat": qat, "backend": qat.backend("torch"), "checkpoint": start, "dataset": dataset})
+    assert names["end"].step == 1
+    (path,) = Path("runs/first").iterdir()
+    assert b"train/avg_loss" in path.read_bytes()
+
+
+@pytest.mark.sweep
+def test_the_page_s_keras(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import keras
+
+    monkeypatch.chdir(tmp_path)
+    x = keras.Input((4, 4, 1))
+    module = keras.Model(
+        x, keras.layers.Dense(3)(keras.layers.Flatten()(keras.layers.Conv2D(4, 3, activation="relu")(x)))
+    )
+    names = example(
+        "Keras", {"module": module, "images": IMAGES.transpose(0, 2, 3, 1) / np.float32(255), "labels": LABELS}
+    )
+    assert names["certificate"].passed
+    assert qat.Checkpoint.load("net.ckpt").graph.quant_delay == 2
+
+
+@pytest.mark.sweep
+def test_the_page_s_mindspore(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mindspore as ms
+
+    monkeypatch.chdir(tmp_path)
+    pixels = RNG.integers(0, 256, (48, 1, 32, 32), np.uint8)
+    data = ms.dataset.NumpySlicesDataset((pixels, LABELS.astype(np.int32)), ["x", "y"]).batch(12)
+    names = example("MindSpore", {"pixels": pixels, "data": data})
+    assert names["certificate"].passed
+    assert qat.Checkpoint.load("net.ckpt").step == 8
