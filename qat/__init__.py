@@ -126,6 +126,7 @@ if TYPE_CHECKING:  # what _LATER has
     from qat.imports.export import export
     from qat.imports.model import import_model
     from qat.imports.prepare import export_params, prepare
+    from qat.training import trackers
     from qat.training.distillation import Teaching, teach
     from qat.training.loop import evaluate_accuracy, evaluate_metrics, train
     from qat.training.objectives import BopsBudget, Distillation, GTCLoss, SizeBudget
@@ -264,13 +265,20 @@ __all__ = [
     "tasks",
     "teach",
     "to_integer",
+    "trackers",
     "train",
     "verify",
     "zoo",
 ]
 
 #: Modules, and where names are, that are imported when they are used, since not every program needs what they bring with them.
-_MODULES = {"networks": "qat.networks", "pruning": "qat.pruning", "verify": "qat.deploy.verify", "zoo": "qat.zoo"}
+_MODULES = {
+    "networks": "qat.networks",
+    "pruning": "qat.pruning",
+    "trackers": "qat.training.trackers",
+    "verify": "qat.deploy.verify",
+    "zoo": "qat.zoo",
+}
 _LATER = {
     "qat.analysis.diagnosis": ("diagnose",),
     "qat.analysis.repair": ("repair",),

@@ -136,7 +136,7 @@ def test_the_threshold_falls_until_the_training_ends_and_weights_freeze() -> Non
         ({}, {"oscillations": FREEZING}, "but the model does not; give the same oscillations to qat.prepare"),
         ({"oscillations": qat.Oscillations()}, {"oscillations": FREEZING}, "but the model does so by Oscillation"),
         ({"oscillations": qat.Oscillations(dampen=0.1)}, {}, "dampen is 0.1, a part of the loss"),
-        ({}, {"trackers": ["mlflow"]}, r"'mlflow' is a name; give qat.training.trackers.create\('mlflow'\)"),
+        ({}, {"trackers": ["mlflow"]}, r"'mlflow' is a name; give qat.trackers.create\('mlflow'\)"),
         ({}, {"trackers": [object()]}, "a object has no log_params; a tracker has log_params, log_metrics, close"),
         ({}, {"save_path": "nowhere/at/all.ckpt/net.ckpt/"}, "nowhere"),
     ],
@@ -412,7 +412,8 @@ def test_mindspore_s_model_trains_it_with_its_own_callbacks(tmp_path: Path, caps
 def example(heading: str, names: dict[str, Any]) -> dict[str, Any]:
     """What the example under a heading of the page leaves behind, beside what it begins with."""
     text = (Path(__file__).parent.parent / "docs" / "import_training.md").read_text(encoding="utf-8")
-    (code,) = re.findall(rf"^##+ {heading}\n(?:(?!#).*\n)*?```python\n(.*?)```", text, re.DOTALL | re.MULTILINE)[-1:]
+    (section,) = re.findall(rf"^##+ {heading}\n(.*?)(?=^##)", text, re.DOTALL | re.MULTILINE)[-1:]
+    code = section.split("```python\n")[1].split("```")[0]
     names["__name__"] = "example"  # which MindSpore looks for
     exec(compile(code, "import_training.md", "exec"), names)
     return names

@@ -32,7 +32,7 @@ class TrainingLog:
         every: log also after so many steps; 0, the default: at the end of each epoch only.
         csv_path: a file to which the numbers of these lines and the learning rate are appended, but not of those that
             come by the clock; None for none.
-        trackers: they get the same numbers (``qat.training.trackers``); none by default.
+        trackers: they get the same numbers (``qat.trackers``); none by default.
         batch_size: samples in a step, for the samples a second that the bar shows; 0, the default: it shows none.
         clock: gives seconds; tests have one of their own.
 

@@ -83,7 +83,7 @@ def train(
         stop_after: end after that epoch, as if interrupted there, though the recipe has more.
         task: what the network is for (``qat.tasks``); None: what ``start`` has.
         loss: in place of the task's: a function of ops, outputs and the task's targets, over the vocabulary.
-        trackers: what the log's numbers and the training's settings are sent to (``qat.training.trackers``), by the first of
+        trackers: what the log's numbers and the training's settings are sent to (``qat.trackers``), by the first of
             several workers; they are not closed.
 
     Returns:

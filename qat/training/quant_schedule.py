@@ -38,7 +38,7 @@ class QuantSchedule:
         oscillations: freeze weights whose codes oscillate; the model is prepared with the same. None, the default: as
             ``qat.prepare(oscillations=...)`` was told, or nothing of it.
         save_path: a checkpoint file that is written after each epoch and at the end; None, the default: none.
-        trackers: what numbers are sent to (``qat.training.trackers``); none by default. They are not closed.
+        trackers: what numbers are sent to (``qat.trackers``); none by default. They are not closed.
 
     Raises:
         QatError: the model is none that a backend lowered, is float, or counts no oscillations; a length is none; or nothing

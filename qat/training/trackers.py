@@ -41,8 +41,8 @@ class TensorBoard:
     Args:
         folder: where to write; TensorBoard is given this folder, or one above.
 
-    >>> from qat.training.trackers import TensorBoard
-    >>> tracker = TensorBoard("logs")
+    >>> import qat
+    >>> tracker = qat.trackers.TensorBoard("logs")
     >>> tracker.log_metrics({"train/loss": 0.5}, step=100)
     """
 
@@ -150,8 +150,8 @@ def create(text: str) -> Tracker:
     Raises:
         QatError: there is none of that name, or what it needs is not installed.
 
-    >>> from qat.training import trackers
-    >>> trackers.create("tensorboard:logs").log_metrics({"train/loss": 0.5}, step=100)
+    >>> import qat
+    >>> qat.trackers.create("tensorboard:logs").log_metrics({"train/loss": 0.5}, step=100)
     """
     name, colon, argument = text.partition(":")
     known = ADDED.meant(name)
@@ -179,7 +179,7 @@ def check_trackers(trackers: Iterable[Tracker]) -> tuple[Tracker, ...]:
     found = tuple(trackers)
     for each in found:
         if isinstance(each, str):
-            raise QatError(f"trackers: {shortened(each)} is a name; give qat.training.trackers.create({each!r})")
+            raise QatError(f"trackers: {shortened(each)} is a name; give qat.trackers.create({each!r})")
         missing = [name for name in METHODS if not callable(getattr(each, name, None))]
         if missing:
             raise QatError(f"trackers: a {type(each).__name__} has no {missing[0]}; a tracker has {', '.join(METHODS)}")
