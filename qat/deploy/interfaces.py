@@ -167,14 +167,7 @@ class HasCallback(Protocol):
     """What a backend has beside that whose framework has a training loop of its own."""
 
     def callback(self, schedule: Any) -> Any:
-        """A callback of that loop.
-
-        Args:
-            schedule: A ``qat.QuantSchedule``, to which it hands the loop's events.
-
-        Returns:
-            The framework's own kind of callback, with ``schedule``, and ``checkpoint``, which is the schedule's.
-        """
+        """The framework's own callback, which hands the loop's events to a ``qat.QuantSchedule``, and has ``checkpoint``."""
 
 
 NO, YES = SWITCH = "no", "yes"  #: the choices of an option whose flag stands alone

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from qat.data import Augmentation, Dataset, Split, accuracy
+from qat.data.foreign import as_dataset
 from qat.deploy.interfaces import Step, TrainingBackend, check_backend
 from qat.errors import NotFiniteError, QatError
 from qat.graph import Graph, Params
@@ -43,7 +44,7 @@ from qat.vocabulary.arrays import Arrays, as_arrays, as_tuple
 def train(
     backend: TrainingBackend,
     start: Checkpoint,
-    dataset: Dataset,
+    dataset: Dataset | Any,
     recipe: Recipe,
     *,
     device_target: str | None = None,
@@ -68,7 +69,8 @@ def train(
     Args:
         backend: of ``qat.backend``.
         start: the network and its parameters; where its step is above 0, this very training is continued from there.
-        dataset: its images in the network's shape.
+        dataset: its images in the network's shape. Also a DataLoader, or what else ``qat.data.dataset_of`` takes, or a pair
+            (train, test) of such: its samples are taken; size and order of the batches are the recipe's.
         recipe: how to train.
         device_target: the device that computes; None: the best that there is.
         compile: use the framework's compiler.
@@ -96,6 +98,7 @@ def train(
     """
     check_backend(backend)
     trackers = check_trackers(trackers) if not this_worker().rank else ()
+    dataset = as_dataset(dataset, getattr(recipe, "batch_size", None))
     for value, kind in ((start, Checkpoint), (dataset, Dataset), (recipe, Recipe)):
         if not isinstance(value, kind):
             raise QatError(

@@ -189,12 +189,6 @@ class LoweredNetwork(Lowered, keras.Model):  # type: ignore[misc]
         terms: dict[str, Tensor] = self._updating(compute, inputs)
         return terms
 
-    def follow(self, graph: Graph) -> None:
-        """As ``Lowered``'s; what ``fit`` has traced is traced anew."""
-        super().follow(graph)
-        if self.train_function is not None:
-            self.make_train_function(force=True)
-
     def _updating(
         self, compute: Callable[..., tuple[Any, dict[str, Tensor]]], inputs: Any, *, own: bool = False
     ) -> Any:
@@ -277,13 +271,14 @@ class LoweredNetwork(Lowered, keras.Model):  # type: ignore[misc]
         def train_function(iterator: Any) -> Any:
             # Several steps in one execution may be of several phases: then ``call`` chooses.
             phase = self._pass.phase(self.step) if self.steps_per_execution == 1 else None
-            if phase not in made:
+            key = self._pass, phase  # another pass, where ``follow`` was called
+            if key not in made:
                 make()
-                made[phase] = self.train_function
+                made[key] = self.train_function
                 self.train_function = train_function
             self._phase = phase
             try:
-                return made[phase](iterator)
+                return made[key](iterator)
             finally:
                 self._phase = None
 
