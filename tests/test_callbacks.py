@@ -36,6 +36,18 @@ class Net(qat.Network):
         return self.fc(self.flatten(self.conv(x)))
 
 
+class Norm(qat.Network):
+    """The least that has both a delay and running statistics."""
+
+    def __init__(self) -> None:
+        self.inputs = qat.Input((1, 4, 4))
+        self.flatten = qat.Flatten()
+        self.fc = qat.DenseBnAct(16, 3, has_bn=True)
+
+    def construct(self, x: qat.Traced) -> qat.Traced:
+        return self.fc(self.flatten(x))
+
+
 class Recorder:
     """A tracker that keeps what it gets."""
 
@@ -242,7 +254,7 @@ def test_keras_fits_with_a_delay_in_epochs_early_stopping_and_its_own_checkpoint
 def test_a_second_fit_goes_on_and_a_model_within_another_is_followed_too() -> None:
     import keras
 
-    inner = prepared("keras")
+    inner = qat.prepare(Norm(), None, IMAGES.transpose(0, 2, 3, 1), backend="keras")
     x = keras.Input((4, 4, 1), dtype="uint8")
     whole = keras.Model(x, inner(x))
     fitted(inner, [qat.callback(inner, quant_delay=2)], whole, epochs=1)

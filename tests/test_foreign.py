@@ -106,7 +106,7 @@ def test_a_pair_is_training_and_test_part() -> None:
         ([(IMAGES, LABELS), (IMAGES[:, :, :2], LABELS)], r"^train gives batches that do not fit together"),
         (
             DataLoader(TENSORS, batch_size=8, sampler=torch.utils.data.SubsetRandomSampler(range(9))),
-            r"^train is a DataLoader, .* its SubsetRandomSampler chooses other samples .* Subset, or all batches as a list",
+            r"^train is a DataLoader, .* its SubsetRandomSampler chooses other samples .*Subset, or all batches as a list",
         ),
         (
             DataLoader(TENSORS, batch_size=8, sampler=torch.utils.data.RandomSampler(TENSORS, num_samples=8)),

@@ -127,8 +127,8 @@ def _check_order(loader: Any, what: str) -> None:
     else:
         return
     raise QatError(
-        f"{what} is a DataLoader, of which the data set is taken; but {found} other samples than the data set has; give a data set "
-        "that has them, as torch.utils.data.Subset, or all batches as a list, list(loader)"
+        f"{what} is a DataLoader, of which the data set is taken; but {found} other samples than the data set has; give a "
+        "data set that has them, as torch.utils.data.Subset, or all batches as a list, list(loader)"
     )
 
 
