@@ -33,6 +33,13 @@ AUGMENT = ["albumentations>=2.0.8", "opencv-python-headless>=4.9"]
 STUDY = ["scikit-learn>=1.5", "scipy>=1.11", "absl-py>=2.0"]  # scikit-learn: CVE-2024-5206
 PLOTS = ["matplotlib>=3.8", "jinja2>=3.1.6"]  # jinja2: CVE-2024-56201, CVE-2025-27516
 SEARCH = ["optuna>=4.0"]
+LIGHTNING = ["lightning>=2.5"]
+MLFLOW = [
+    "mlflow-skinny>=3.5",  # reached through a browser: CVE-2025-14279
+    "sqlalchemy>=2.0",  # these two for the data base that it keeps runs in by default
+    "alembic>=1.13",
+]
+WANDB = ["wandb>=0.20"]
 RAY = ["ray>=2.55"]  # CVE-2025-62593 (code run through a browser), CVE-2026-41486
 DOCS = ["sphinx>=8.1", "furo>=2025.7.19", "myst-parser>=4.0"]
 DEV = [
@@ -73,8 +80,14 @@ setup(
         "search": SEARCH,
         "ray": RAY,
         "docs": DOCS,
+        "lightning": LIGHTNING,
+        "mlflow": MLFLOW,
+        "wandb": WANDB,
         "dev": DEV,
-        "all": [*TORCH, *KERAS, *MINDSPORE, *ONNX, *TFLITE, *IMAGE, *DATA, *AUGMENT, *STUDY, *PLOTS, *SEARCH, *RAY],
+        "all": [
+            *(*TORCH, *KERAS, *MINDSPORE, *ONNX, *TFLITE, *IMAGE, *DATA, *AUGMENT, *STUDY, *PLOTS, *SEARCH, *RAY),
+            *(*LIGHTNING, *MLFLOW, *WANDB),
+        ],
     },
     entry_points={"console_scripts": ["qat = qat.cli:main"]},
     classifiers=["Programming Language :: Python :: 3", "Topic :: Scientific/Engineering :: Artificial Intelligence"],

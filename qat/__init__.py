@@ -125,11 +125,14 @@ if TYPE_CHECKING:  # what _LATER has
     from qat.deploy import verify
     from qat.imports.export import export
     from qat.imports.model import import_model
-    from qat.imports.prepare import checkpoint_of, export_params, prepare
+    from qat.imports.prepare import export_params, prepare
+    from qat.training import trackers
     from qat.training.distillation import Teaching, teach
     from qat.training.loop import evaluate_accuracy, evaluate_metrics, train
     from qat.training.objectives import BopsBudget, Distillation, GTCLoss, SizeBudget
+    from qat.training.origin import checkpoint_of
     from qat.training.oscillations import Oscillations, oscillating
+    from qat.training.quant_schedule import QuantSchedule, callback
     from qat.training.recipe import Recipe
     from qat.training.reestimate import reestimate_batch_norm
 
@@ -211,6 +214,7 @@ __all__ = [
     "QKerasReLUPo2ActivationQuantizer",
     "QKerasTernaryWeightQuantizer",
     "QatError",
+    "QuantSchedule",
     "RMSNorm",
     "Recipe",
     "Repair",
@@ -234,6 +238,7 @@ __all__ = [
     "backend",
     "backend_names",
     "calibrate",
+    "callback",
     "checkpoint_of",
     "convert_quant_network",
     "data",
@@ -260,23 +265,32 @@ __all__ = [
     "tasks",
     "teach",
     "to_integer",
+    "trackers",
     "train",
     "verify",
     "zoo",
 ]
 
 #: Modules, and where names are, that are imported when they are used, since not every program needs what they bring with them.
-_MODULES = {"networks": "qat.networks", "pruning": "qat.pruning", "verify": "qat.deploy.verify", "zoo": "qat.zoo"}
+_MODULES = {
+    "networks": "qat.networks",
+    "pruning": "qat.pruning",
+    "trackers": "qat.training.trackers",
+    "verify": "qat.deploy.verify",
+    "zoo": "qat.zoo",
+}
 _LATER = {
     "qat.analysis.diagnosis": ("diagnose",),
     "qat.analysis.repair": ("repair",),
     "qat.analysis.repaired": ("Repair", "TargetMissedError"),
     "qat.imports.export": ("export",),
     "qat.imports.model": ("import_model",),
-    "qat.imports.prepare": ("checkpoint_of", "export_params", "prepare"),
+    "qat.imports.prepare": ("export_params", "prepare"),
     "qat.training.distillation": ("Teaching", "teach"),
     "qat.training.loop": ("evaluate_accuracy", "evaluate_metrics", "train"),
+    "qat.training.origin": ("checkpoint_of",),
     "qat.training.oscillations": ("Oscillations", "oscillating"),
+    "qat.training.quant_schedule": ("QuantSchedule", "callback"),
     "qat.training.recipe": ("Recipe",),
     "qat.training.reestimate": ("reestimate_batch_norm",),
     "qat.training.objectives": ("BopsBudget", "Distillation", "GTCLoss", "SizeBudget"),

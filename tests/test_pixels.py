@@ -156,14 +156,15 @@ def test_torch_s_own_exports_name_the_target(quantized: bool) -> None:
 
     graph = QUANTIZED.graph if quantized else Net().graph()
     model = qat.backend("torch").lower(graph, graph.observed_params()).eval()
-    use = r"export\(model.integers\(\), path\)" if quantized else r"export_float\(graph, params, path\)"
-    message = rf"^Net: torch.*export cannot write it.*; use qat.target\('ONNX'\).{use}$"
+    use = r"export\(model, 'net.onnx'\)" if quantized else r"target\('ONNX'\).export_float\(graph, params, path\)"
+    message = rf"^Net: torch.*export cannot write it.*; use qat.{use}$"
     with pytest.raises(qat.QatError, match=message):
         torch.onnx.export(model, (torch.tensor(RIGHT),), io.BytesIO(), dynamo=False)
     assert model.state_dict()["_extra_state"] == {"step": 0}
-    if quantized:
+    for mode in (False, True) if quantized else ():
         with pytest.raises(qat.QatError, match=message):
-            torch.export.export(model, (torch.tensor(RIGHT),))
+            torch.export.export(model.train(mode), (torch.tensor(RIGHT),))
+        assert model.step == 0, "no step was counted"
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -99,6 +99,13 @@ class Lowered:
         self._pass = Forward(self.graph, training)
         self._deployment = Deployment(self.graph, evaluation)
 
+    def follow(self, graph: Graph) -> None:
+        """Train as another graph says, which differs from this one in the steps at which its training changes its form alone
+        (``qat.passes.delays``). What was compiled for the phases of before is made anew.
+        """
+        self.graph = graph
+        self._compute_with(self._ops, self._deployment.ops)
+
     def _assign(self, values: Mapping[str, Tensor]) -> None:
         """Set some of ``tensors`` to tensors in the backend's layout."""
         raise NotImplementedError

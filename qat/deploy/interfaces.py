@@ -163,6 +163,14 @@ class DataSink(Protocol):
         """What becomes of ``--dataset_sink_mode true`` in the commands, in a sentence."""
 
 
+@runtime_checkable
+class HasCallback(Protocol):
+    """What a backend has beside that whose framework has a training loop of its own."""
+
+    def callback(self, schedule: Any) -> Any:
+        """The framework's own callback, which hands the loop's events to a ``qat.QuantSchedule``, and has ``checkpoint``."""
+
+
 NO, YES = SWITCH = "no", "yes"  #: the choices of an option whose flag stands alone
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,13 @@ from qat.imports.imported import Imported
 from qat.imports.model import holder_of, import_model, source_of
 from qat.imports.samples import Samples, first_of, gathered
 from qat.passes.convert_quant_network import convert_quant_network
+from qat.passes.track_oscillations import track_oscillations
 from qat.registry import backend as backend_named
 from qat.registry import backend_names, backend_of, evaluation_ops
 from qat.tasks import Classification, Task
 from qat.training.checkpoint import Checkpoint
+from qat.training.origin import Origin, origin_of
+from qat.training.oscillations import Oscillations
 from qat.vocabulary.arrays import as_arrays, check_samples
 from qat.vocabulary.ops import Array
 
@@ -36,34 +39,6 @@ AS_THEY_ARE: dict[str, Any] = {"equalize": False, "rounding": NEAREST, "bias_cor
 OURS = (Network, Graph, Imported, Checkpoint)  #: what is of no framework
 #: What only ``calibrate`` takes of the settings.
 OF_CALIBRATION = {"method", "percentile", "bias_correction", "equalize", "rounding", "batch_size", "ops"}
-
-
-@dataclass(frozen=True, eq=False)
-class Origin:
-    """What a prepared model remembers of how it was made. Nothing in it changes; copies of the model share it.
-
-    Attributes:
-        graph: The float network.
-        task: What it is for.
-        images: Some that it was calibrated on, canonical, an array for each input; none where it was not.
-        sources: Of each parameter that is an array of the source, its name there and the number of its layout among those that
-            the source may have it in.
-        unplaced: Parameters of the float network that are none, as they were.
-        joined: The arrays of the source that some of these were computed of, as they were; empty where they are plain
-            constants, as the factor 1 of a batch normalisation that has none.
-        history: Of its checkpoint: how it was calibrated, where it was.
-    """
-
-    graph: Graph
-    task: Task
-    images: tuple[Array, ...] = ()
-    sources: Mapping[str, tuple[str, int]] = field(default_factory=dict)
-    unplaced: Params = field(default_factory=dict)
-    joined: Params = field(default_factory=dict)
-    history: tuple[Mapping[str, Any], ...] = ()
-
-    def __deepcopy__(self, memo: Any) -> Origin:
-        return self
 
 
 def prepare(
@@ -79,6 +54,7 @@ def prepare(
     outputs: Sequence[str] | None = None,
     tolerance: float = TOLERANCE,
     name: str | None = None,
+    oscillations: Oscillations | None = None,
     **settings: Any,
 ) -> Any:
     """Make a quantized model, to be trained in a loop of your own, of a network of your framework.
@@ -105,6 +81,8 @@ def prepare(
         outputs: As ``qat.import_model`` has it.
         tolerance: As ``qat.import_model`` has it.
         name: Of the network; by default that of its class or file.
+        oscillations: Count the weights whose codes oscillate in training; ``qat.callback`` or ``qat.QuantSchedule`` freezes
+            them. By default none of it.
         **settings: Those of ``qat.calibrate`` and ``qat.convert_quant_network``, as ``method``, ``num_bits``,
             ``weight_quantizer``, or ``arithmetic="fixed"`` for processors that compute with integers alone. Where ``equalize``,
             ``rounding`` and ``bias_correction`` are not given, weights and biases stay those of your module.
@@ -150,6 +128,9 @@ def prepare(
         if isinstance(rounding := settings.get("rounding"), LearnedRounding) and rounding.backend is None:
             settings["rounding"] = replace(rounding, backend=chosen.NAME)
         checkpoint = calibrate(graph, imported.params, as_arrays(images), **({"ops": ops} | AS_THEY_ARE | settings))
+    if oscillations is not None:
+        tracked, params = track_oscillations(checkpoint.graph, checkpoint.params, oscillations.tracker)
+        checkpoint = replace(checkpoint, graph=tracked, params=params)
     holder = holder_of(module)
     own = holder.device_target(module) if holder is not None and device_target is None else device_target
     model = chosen.lower(
@@ -161,7 +142,7 @@ def prepare(
     if holder is not None and trained is not None:
         trained.freeze(model, _frozen(imported, checkpoint.graph, holder, module))
     kept = tuple(x[:KEPT].copy() for x in images)
-    vars(model)["_origin"] = Origin(graph, task, kept, *_placed(imported, module), checkpoint.history)
+    vars(model)["_origin"] = Origin(graph, task, kept, *_placed(imported, module), checkpoint.history, oscillations)
     return model
 
 
@@ -187,34 +168,6 @@ def taken(chosen: TrainingBackend, given: Any, graph: Graph, what: str, *, own: 
     samples = gathered(given, specs, graph.name, what)
     check_samples(samples.images, specs, np.ndarray, graph.name)
     return samples._replace(images=chosen.canonical(samples.images))
-
-
-def checkpoint_of(model: Any) -> Checkpoint:
-    """A prepared model as a checkpoint, which the commands go on with, and every backend.
-
-    Args:
-        model: What ``qat.prepare`` returned, or a backend's ``lower``, trained since or not.
-
-    Returns:
-        The checkpoint: graph, parameters as they are now, and the number of training steps. Its history says how
-        ``qat.prepare`` calibrated the model, where it did.
-
-    Raises:
-        QatError: It is no such model.
-
-    >>> import qat
-    >>> from qat.networks import LeNet5
-    >>> model = qat.prepare(LeNet5(), backend="torch")
-    >>> qat.checkpoint_of(model).save("lenet.ckpt")
-    """
-    backend, origin = backend_of(model), origin_of(model)
-    return Checkpoint(model.graph, backend.read(model), step=model.step, history=origin.history, task=origin.task)
-
-
-def origin_of(model: Any) -> Origin:
-    """What a lowered model remembers; of one that ``prepare`` did not make, its graph."""
-    found = vars(model).get("_origin")
-    return found if isinstance(found, Origin) else Origin(model.graph, Classification())
 
 
 def export_params(model: Any, module: Any) -> None:

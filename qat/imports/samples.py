@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from qat.data.foreign import as_numpy, is_array
 from qat.errors import QatError, shortened
 from qat.vocabulary.arrays import ArraySpec, check_dtype
 from qat.vocabulary.ops import Array
@@ -46,7 +47,7 @@ def gathered(given: Any, specs: Sequence[ArraySpec], name: str, what: str) -> Sa
     Raises:
         QatError: it gives no arrays, or those of another dtype, or nothing at all.
     """
-    if _is_array(given) or isinstance(given, tuple):
+    if is_array(given) or isinstance(given, tuple):
         return _batch(given, specs, name, what)
     if not isinstance(given, Iterable) or isinstance(given, (str, bytes, dict)):
         raise _refused(given, specs, name, what)
@@ -72,21 +73,16 @@ def gathered(given: Any, specs: Sequence[ArraySpec], name: str, what: str) -> Sa
 
 def first_of(given: Any) -> Array | None:
     """The first sample of what ``gathered`` takes for one input, (1, ...); None where it gives none, or only once."""
-    while not _is_array(given):
+    while not is_array(given):
         again = isinstance(given, Iterable) and not isinstance(given, (str, bytes, dict)) and iter(given) is not given
         if not again or (given := next(iter(given), None)) is None:
             return None
-    return _as_numpy(given[:1], "first_of", "the first sample") if len(given.shape) else None
+    return as_numpy(given[:1], "first_of: the first sample") if len(given.shape) else None
 
 
 def _joined(batches: Sequence[tuple[Array, ...]]) -> tuple[Array, ...]:
     """The batches of each array behind one another; without arrays that some batches do not have."""
     return tuple(np.concatenate(parts) for parts in zip(*batches, strict=False))
-
-
-def _is_array(x: Any) -> bool:
-    """Arrays and tensors of any framework."""
-    return hasattr(x, "shape") and hasattr(x, "dtype")
 
 
 def _batch(batch: Any, specs: Sequence[ArraySpec], name: str, what: str) -> Samples:
@@ -95,7 +91,7 @@ def _batch(batch: Any, specs: Sequence[ArraySpec], name: str, what: str) -> Samp
     parts = list(batch) if isinstance(batch, (tuple, list)) else [batch]
     if parts and isinstance(parts[0], (tuple, list)):
         parts = [*parts[0], *parts[1:]]
-    wrong = next((x for x in parts[:inputs] if not _is_array(x) or not len(x.shape)), None)
+    wrong = next((x for x in parts[:inputs] if not is_array(x) or not len(x.shape)), None)
     if wrong is not None or len(parts) < inputs:
         found = f"{len(parts)} arrays" if wrong is None else shortened(wrong)
         raise QatError(
@@ -105,7 +101,7 @@ def _batch(batch: Any, specs: Sequence[ArraySpec], name: str, what: str) -> Samp
     for x, spec in zip(parts, specs, strict=False):
         check_dtype(x, spec, name)  # a tensor's own words; as an array it would be told what arrays do
     images, labels = (
-        tuple(_as_numpy(x, name, what) for x in half if _is_array(x)) for half in (parts[:inputs], parts[inputs:])
+        tuple(as_numpy(x, f"{name}: {what}") for x in half if is_array(x)) for half in (parts[:inputs], parts[inputs:])
     )
     if len({len(x) for x in images}) > 1:
         raise QatError(
@@ -113,21 +109,6 @@ def _batch(batch: Any, specs: Sequence[ArraySpec], name: str, what: str) -> Samp
         )
     fit = len(labels) == len(parts) - inputs and all(x.shape[:1] == images[0].shape[:1] for x in labels)
     return Samples(images, labels if fit else ())
-
-
-def _as_numpy(x: Any, name: str, what: str) -> Array:
-    """A tensor of any framework, on any device, as an array: by methods that frameworks have for it."""
-    if isinstance(x, np.ndarray):
-        return x
-    try:
-        for method in ("detach", "cpu", "asnumpy"):
-            move: Callable[[], Any] | None = getattr(x, method, None)
-            x = x if move is None else move()
-        return np.asarray(x)
-    except Exception as error:  # of a framework's own kinds
-        raise QatError(
-            f"{name}: {what}: {type(x).__name__} cannot be read as a NumPy array ({error}); give arrays"
-        ) from None
 
 
 def _refused(given: Any, specs: Sequence[ArraySpec], name: str, what: str) -> QatError:

@@ -29,9 +29,16 @@ from qat.networks.catalogue import ADDED as NETWORKS
 from qat.plugins import Group
 from qat.registry import ADDED_BACKENDS, ADDED_TARGETS, BACKENDS, TARGETS, Entry, added_entry, installed
 from qat.tasks import ADDED as TASKS
+from qat.training.trackers import ADDED as TRACKERS
 
 #: Distributions whose names differ from what is imported.
-DISTRIBUTIONS = {"ai_edge_litert": "ai-edge-litert", "PIL": "pillow", "sklearn": "scikit-learn", "absl": "absl-py"}
+DISTRIBUTIONS = {
+    "ai_edge_litert": "ai-edge-litert",
+    "PIL": "pillow",
+    "sklearn": "scikit-learn",
+    "absl": "absl-py",
+    "mlflow": "mlflow-skinny",
+}
 LONGEST_REMEDY = 60  #: characters in the table; what is longer stands below it
 FAILS = "FAILS: "  #: begins the state of what does not work; the reason follows
 #: What else some commands need, by the pip extra that installs it: packages, commands.
@@ -41,6 +48,9 @@ TOOLS = {
     "plots": (("matplotlib", "jinja2"), "pictures and reports"),
     "search": (("optuna",), "searches"),
     "ray": (("ray",), "train-svhn --ray"),
+    "lightning": (("lightning",), "qat.callback of PyTorch"),
+    "mlflow": (("mlflow",), "--log_to mlflow"),
+    "wandb": (("wandb",), "--log_to wandb"),
 }
 
 
@@ -64,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
         ("network", NETWORKS, lambda name: create(name).graph()),
         ("data reader", READERS, READERS.load),
         ("task", TASKS, TASKS.load),
+        ("tracker", TRACKERS, TRACKERS.load),
     ):
         rows += _of_others(kind, group, load, lambda name, entry: ("installed", ""))
     for extra, (packages, commands) in TOOLS.items():

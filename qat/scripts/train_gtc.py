@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,9 @@ from qat.networks import LeNetGTC
 from qat.scripts.common.files import load_data
 from qat.scripts.common.flags import add_arithmetic_argument, add_backend_arguments, seed
 from qat.scripts.common.printing import note_if_guessing
+from qat.scripts.common.training import add_tracker_argument
+from qat.training import trackers
 from qat.training.checkpoint import Checkpoint
-from qat.training.event_file import EventFile
 from qat.training.forward import Forward
 from qat.training.loop import evaluate_accuracy, train
 from qat.training.losses import step_terms
@@ -85,6 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--print_layers_bits", action="store_true", help="print each layer's bits at every epoch, too")
     parser.add_argument("--seed", type=seed, default=0, help="seed of the weights and of the order of the images")
     parser.add_argument("--resume", action="store_true", help="go on from last.ckpt of this experiment, if it is there")
+    add_tracker_argument(parser)
     add_backend_arguments(parser)
 
 
@@ -122,33 +124,38 @@ def run(args: argparse.Namespace) -> None:
         start = Checkpoint.load(last)
         if start.graph != graph:
             raise QatError(f"{last}: holds another network than these arguments give; leave --resume out")
-    report = _Report(graph, objective, folder / "logs", len(dataset.train) // args.batch_size) if speaks else None
 
     def accuracies(checkpoint: Checkpoint) -> dict[str, float]:
         both = {"lp_accuracy": checkpoint, "hp_accuracy": _high(checkpoint, float_graph)}
         device = args.device_target
         return {name: evaluate_accuracy(backend, x, dataset.test, device_target=device) for name, x in both.items()}
 
-    def save(checkpoint: Checkpoint) -> None:
-        checkpoint.save(last)
-        if report is None:
-            return
-        report.epoch(checkpoint, accuracies(checkpoint), dataset.test)
-        if args.print_layers_bits:
-            report.bits(checkpoint, dataset.test)
+    with trackers.opened(args.log_to if speaks else []) as others:
+        logs = (trackers.TensorBoard(folder / "logs"), *others) if speaks else ()
+        report = _Report(graph, objective, logs, len(dataset.train) // args.batch_size) if speaks else None
+        for other in others:
+            other.log_params({name: value for name, value in settings.items() if name != "log_to"})
 
-    end = train(
-        backend,
-        start,
-        dataset,
-        recipe,
-        device_target=args.device_target,
-        objective=objective,
-        save=save,
-        watch=None if report is None else report.step,
-    )
-    if report is not None:
-        report.bits(end, dataset.test)
+        def save(checkpoint: Checkpoint) -> None:
+            checkpoint.save(last)
+            if report is None:
+                return
+            report.epoch(checkpoint, accuracies(checkpoint), dataset.test)
+            if args.print_layers_bits:
+                report.bits(checkpoint, dataset.test)
+
+        end = train(
+            backend,
+            start,
+            dataset,
+            recipe,
+            device_target=args.device_target,
+            objective=objective,
+            save=save,
+            watch=None if report is None else report.step,
+        )
+        if report is not None:
+            report.bits(end, dataset.test)
     low, high = folder / "int_model_final.ckpt", folder / "training_model_final.ckpt"
     end.derived(graph, end.params).save(low)
     _high(end, float_graph).save(high)
@@ -178,15 +185,10 @@ def _high(checkpoint: Checkpoint, graph: Graph) -> Checkpoint:
 
 
 class _Report:
-    """What the document prints, of batches and of the test images, also for TensorBoard."""
+    """What the document prints, of batches and of the test images, also for trackers."""
 
-    def __init__(self, graph: Graph, objective: GTCLoss, logs: Path, steps: int) -> None:
-        self.forward, self.objective, self.log, self.steps = (
-            Forward(graph, NUMPY_OPS),
-            objective,
-            EventFile(logs),
-            steps,
-        )
+    def __init__(self, graph: Graph, objective: GTCLoss, logs: Sequence[trackers.Tracker], steps: int) -> None:
+        self.forward, self.objective, self.logs, self.steps = Forward(graph, NUMPY_OPS), objective, logs, steps
         self.console = make_console()
         self.terms: dict[str, float] = {}  #: of the test images, averages
 
@@ -198,8 +200,8 @@ class _Report:
         found = {f"{head}_accuracy": accuracy(terms[f"{head}_logits"], labels) for head in ("lp", "hp")}
         epoch, batch = divmod(done - 1, self.steps)
         self._show(f"epoch {epoch + 1}, batch {batch + 1}", found | {name: float(terms[name]) for name in FIGURES})
-        self.log.scalars(done, {f"train/{name}": value for name, value in found.items()})
-        self.log.scalars(done, {f"train/{name}": float(terms[name]) for name in FIGURES})
+        self._track(done, {f"train/{name}": value for name, value in found.items()})
+        self._track(done, {f"train/{name}": float(terms[name]) for name in FIGURES})
 
     def epoch(self, checkpoint: Checkpoint, accuracies: Mapping[str, float], test: Split) -> None:
         """Averages over the test images, and the bits."""
@@ -207,8 +209,8 @@ class _Report:
         figures = dict(accuracies) | {name: self.terms[name] for name in FIGURES}
         self._show(f"epoch {checkpoint.epoch}, test", figures)
         bits = {name: value for name, value in self.terms.items() if "bits:" in name}
-        self.log.scalars(checkpoint.step, {f"test/{name}": value for name, value in figures.items()})
-        self.log.scalars(checkpoint.step, {name.replace(":", "/"): value for name, value in bits.items()})
+        self._track(checkpoint.step, {f"test/{name}": value for name, value in figures.items()})
+        self._track(checkpoint.step, {name.replace(":", "/"): value for name, value in bits.items()})
 
     def measure(self, checkpoint: Checkpoint, test: Split) -> None:
         """The terms of fake-quantized evaluation, averaged over the test images (what counts codes, over the batches)."""
@@ -243,6 +245,10 @@ class _Report:
             ("quantizer", "bits", "bits by the document's formula", "slope", "intercept"),
             [*rows, ("sum of 2^bits", *total, "", "")],
         )
+
+    def _track(self, step: int, numbers: Mapping[str, float]) -> None:
+        for log in self.logs:
+            log.log_metrics(numbers, step)
 
     def _show(self, where: str, figures: Mapping[str, float]) -> None:
         numbers = ", ".join(f"{name}: {value:.4f}" for name, value in figures.items())

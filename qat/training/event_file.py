@@ -46,6 +46,23 @@ class EventFile:
         )
         self._write(wire.integer(2, step) + wire.block(5, summary))
 
+    def text(self, name: str, text: str) -> None:
+        """Append a text, which TensorBoard shows as Markdown (tensorboard/plugins/text/summary_v2.py).
+
+        Args:
+            name: its tag.
+            text: Markdown.
+
+        Raises:
+            QatError: where the file cannot be written.
+        """
+        shown = wire.block(1, wire.block(1, "text"))  # SummaryMetadata.plugin_data.plugin_name
+        tensor = wire.integer(1, 7) + wire.block(2, b"") + wire.block(8, text)  # DT_STRING, no axes, the string
+        self._write(
+            wire.integer(2, 0)
+            + wire.block(5, wire.block(1, wire.block(1, name) + wire.block(9, shown) + wire.block(8, tensor)))
+        )
+
     def _write(self, content: bytes) -> None:
         event = wire.double(1, time.time()) + content
         length = struct.pack("<Q", len(event))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +14,7 @@ from qat.console import SILENCE, Pulse, make_console, print_line
 from qat.errors import QatError
 from qat.tasks import Task
 from qat.training.monitor import Epoch
+from qat.training.trackers import Tracker
 from qat.vocabulary.rows import is_shown, showing
 
 
@@ -31,6 +32,7 @@ class TrainingLog:
         every: log also after so many steps; 0, the default: at the end of each epoch only.
         csv_path: a file to which the numbers of these lines and the learning rate are appended, but not of those that
             come by the clock; None for none.
+        trackers: they get the same numbers (``qat.trackers``); none by default.
         batch_size: samples in a step, for the samples a second that the bar shows; 0, the default: it shows none.
         clock: gives seconds; tests have one of their own.
 
@@ -48,11 +50,12 @@ class TrainingLog:
         csv_path: str | Path | None = None,
         batch_size: int = 0,
         clock: Callable[[], float] = time.perf_counter,
+        trackers: Sequence[Tracker] = (),
     ) -> None:
         if every < 0:
             raise QatError(f"log_every is {every}; use a number of steps, or 0 for the ends of epochs only")
         self.epochs, self.steps, self.every, self.csv_path = epochs, steps, every, csv_path
-        self._batch_size, self._clock, self._quiet = batch_size, clock, ExitStack()
+        self._batch_size, self._clock, self._quiet, self._trackers = batch_size, clock, ExitStack(), trackers
         self._console, self._pulse = make_console(), Pulse(clock)
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -122,6 +125,9 @@ class TrainingLog:
             print_line(self._console, line)
             if asked and self.csv_path is not None:
                 self._append(f"{epoch},{step},{loss:.6g},{average:.6g},{lr:.6g},{milliseconds:.4g}")
+            if asked:
+                numbers = {"loss": loss, "avg_loss": average, "lr": lr, "ms_per_step": milliseconds}
+                self._track("train", numbers, (epoch - 1) * self.steps + step)
             self._unlogged, self._since = 0, self._clock()
             self._pulse.printed()
 
@@ -136,6 +142,11 @@ class TrainingLog:
             f"{'Validation:':>{len('Epoch: [ 1/ 10],')}} loss: [{loss:.4f}], {task.label(metric, short=True)}: "
             f"[{task.value(metric, value)}]",
         )
+        self._track("validation", {"loss": loss, metric: value}, epoch.step)
+
+    def _track(self, what: str, numbers: Mapping[str, float], step: int) -> None:
+        for tracker in self._trackers:
+            tracker.log_metrics({f"{what}/{name}": value for name, value in numbers.items()}, step)
 
     def _append(self, line: str) -> None:
         assert self.csv_path is not None

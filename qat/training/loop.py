@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from qat.data import Augmentation, Dataset, Split, accuracy
+from qat.data.foreign import as_dataset
 from qat.deploy.interfaces import Step, TrainingBackend, check_backend
 from qat.errors import NotFiniteError, QatError
 from qat.graph import Graph, Params
@@ -35,13 +36,15 @@ from qat.training.optimizer import learning_rate
 from qat.training.recipe import Recipe
 from qat.training.reestimate import check_reestimation, reestimated
 from qat.training.resuming import training_record
+from qat.training.trackers import Tracker, check_trackers, flat
+from qat.training.workers import this_worker
 from qat.vocabulary.arrays import Arrays, as_arrays, as_tuple
 
 
 def train(
     backend: TrainingBackend,
     start: Checkpoint,
-    dataset: Dataset,
+    dataset: Dataset | Any,
     recipe: Recipe,
     *,
     device_target: str | None = None,
@@ -56,6 +59,7 @@ def train(
     stop_after: int | None = None,
     task: Task | None = None,
     loss: Loss | None = None,
+    trackers: Iterable[Tracker] = (),
 ) -> Checkpoint:
     """Train a network on ``dataset.train``.
 
@@ -65,7 +69,8 @@ def train(
     Args:
         backend: of ``qat.backend``.
         start: the network and its parameters; where its step is above 0, this very training is continued from there.
-        dataset: its images in the network's shape.
+        dataset: its images in the network's shape. Also a DataLoader, or what else ``qat.data.dataset_of`` takes, or a pair
+            (train, test) of such: its samples are taken; size and order of the batches are the recipe's.
         recipe: how to train.
         device_target: the device that computes; None: the best that there is.
         compile: use the framework's compiler.
@@ -80,6 +85,8 @@ def train(
         stop_after: end after that epoch, as if interrupted there, though the recipe has more.
         task: what the network is for (``qat.tasks``); None: what ``start`` has.
         loss: in place of the task's: a function of ops, outputs and the task's targets, over the vocabulary.
+        trackers: what the log's numbers and the training's settings are sent to (``qat.trackers``), by the first of
+            several workers; they are not closed.
 
     Returns:
         The checkpoint of the last step, or of the best epoch.
@@ -90,6 +97,8 @@ def train(
         QatError: where the data do not suit the network or the recipe, and where ``start`` is of another training.
     """
     check_backend(backend)
+    trackers = check_trackers(trackers) if not this_worker().rank else ()
+    dataset = as_dataset(dataset, getattr(recipe, "batch_size", None))
     for value, kind in ((start, Checkpoint), (dataset, Dataset), (recipe, Recipe)):
         if not isinstance(value, kind):
             raise QatError(
@@ -130,7 +139,10 @@ def train(
         objective=objective,
         hooks=_Hooks(save, save_every, watch),
     )
-    with TrainingLog(recipe.epochs, course.steps, log_every, log_path, recipe.batch_size) as log, closing(run.batches):
+    for tracker in trackers:
+        tracker.log_params(flat({"network": start.graph.name, **entry}))
+    own_log = TrainingLog(recipe.epochs, course.steps, log_every, log_path, recipe.batch_size, trackers=trackers)
+    with own_log as log, closing(run.batches):
         while run.done < course.end and not run.stopped_early():
             run.epoch(log)
     result = run.result()

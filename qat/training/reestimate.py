@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from qat.cells.weight_codes import OF_QUANTIZER
 from qat.data import Split
 from qat.errors import QatError
 from qat.graph import Graph, Params
-from qat.quantizers import Quantizer
+from qat.passes.delays import with_delays
 from qat.registry import evaluation_ops
 from qat.training.checkpoint import Checkpoint
 from qat.training.forward import NodeLoop
@@ -135,15 +135,9 @@ def _normalises(cell: Cell) -> bool:
 def _fixed(graph: Graph) -> Graph:
     """The same graph, all quantizers of which quantize at once, and whose running statistics are those of the last batch."""
     nodes = []
-    for node in graph.nodes:
+    for node in with_delays(graph, quant_delay=0, freeze_bn=1).nodes:
         cell: Any = node.cell
-        for field in fields(cell):
-            value = getattr(cell, field.name)
-            if isinstance(value, Quantizer):
-                cell = replace(cell, **{field.name: replace(value, quant_delay=0)})
-        if _normalises(cell):
-            cell = replace(cell, momentum=0.0, freeze_bn=1)
-        nodes.append(replace(node, cell=cell))
+        nodes.append(replace(node, cell=replace(cell, momentum=0.0) if _normalises(cell) else cell))
     return replace(graph, nodes=tuple(nodes))
 
 

@@ -16,6 +16,7 @@ from qat.backends.common import predict_codes as predict_codes
 from qat.backends.common import read as read
 from qat.backends.common import trace as trace
 from qat.backends.common import write as write
+from qat.backends.keras.callback import callback as callback
 from qat.backends.keras.layout import canonical as canonical
 from qat.backends.keras.layout import ensured, from_layout, spec_in_layout, targets_in_layout, to_layout
 from qat.backends.keras.layout import own_spec as own_spec
@@ -270,13 +271,14 @@ class LoweredNetwork(Lowered, keras.Model):  # type: ignore[misc]
         def train_function(iterator: Any) -> Any:
             # Several steps in one execution may be of several phases: then ``call`` chooses.
             phase = self._pass.phase(self.step) if self.steps_per_execution == 1 else None
-            if phase not in made:
+            key = self._pass, phase  # another pass, where ``follow`` was called
+            if key not in made:
                 make()
-                made[phase] = self.train_function
+                made[key] = self.train_function
                 self.train_function = train_function
             self._phase = phase
             try:
-                return made[phase](iterator)
+                return made[key](iterator)
             finally:
                 self._phase = None
 

@@ -133,7 +133,7 @@ class CompiledStep:
     ) -> None:
         self._model, self._loss, self._optimizer, self._weights = model, loss, optimizer, weights
         self._settings: dict[str, Any] = {"sets_rate": sets_rate, "clip_norm": clip_norm}
-        self._phase: int | None = None
+        self._phase: tuple[Any, int] | None = None  #: of the pass that it is a phase of
         self._graph: StepGraph | None = None
         self._terms: list[str] = []
         self._failures: list[BaseException] = []  #: of passes that MindSpore was compiling
@@ -165,8 +165,8 @@ class CompiledStep:
         phase = self._model._pass.phase(self._model.step)
         self._failures.clear()
         try:
-            if self._graph is None or self._phase != phase:
-                self._graph, self._phase = self._made(phase, key, given), phase
+            if self._graph is None or self._phase != (self._model._pass, phase):
+                self._graph, self._phase = self._made(phase, key, given), (self._model._pass, phase)
             rates = Tensor(np.float32(rate))
             with recording():
                 terms, gradients = self._graph.construct(key, ms.mutable(given), rates)

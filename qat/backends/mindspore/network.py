@@ -13,6 +13,7 @@ from qat.backends.common import predict_codes as predict_codes
 from qat.backends.common import read as read
 from qat.backends.common import trace as trace
 from qat.backends.common import write as write
+from qat.backends.mindspore.callback import callback as callback
 from qat.backends.mindspore.compiled import CompiledStep, clipped
 from qat.backends.mindspore.files import load_params as load_params
 from qat.backends.mindspore.files import save_params as save_params
@@ -108,6 +109,11 @@ class LoweredNetwork(Lowered, nn.Cell):  # type: ignore[misc]
             self._assign(updates)
             return single(tuple(found.values()))
         return single(tuple(Tensor(y) for y in self.infer(tuple(x.asnumpy() for x in inputs))))
+
+    def follow(self, graph: Graph) -> None:
+        """As ``Lowered``'s."""
+        super().follow(graph)
+        self._traced.clear()
 
     def run(
         self, inputs: tuple[Tensor, ...], loss: Loss | Objective | None = None, key: Tensor | None = None

@@ -17,6 +17,7 @@ from qat.backends.common import predict_codes as predict_codes
 from qat.backends.common import read as read
 from qat.backends.common import trace as trace
 from qat.backends.common import write as write
+from qat.backends.torch.callback import callback as callback
 from qat.backends.torch.compiled import compiled
 from qat.backends.torch.files import load_params as load_params
 from qat.backends.torch.files import save_params as save_params
@@ -132,10 +133,10 @@ class LoweredNetwork(Lowered, torch.nn.Module):
         return {"step": self.step}
 
     def _not_exported(self, what: str) -> QatError:
-        use = "export(model.integers(), path)" if self.graph.is_quantized else "export_float(graph, params, path)"
+        quantized, floats = "qat.export(model, 'net.onnx')", "qat.target('ONNX').export_float(graph, params, path)"
         return QatError(
             f"{self.graph.name}: {what} cannot write it, since what it computes is settled in NumPy, outside of what torch "
-            f"sees; use qat.target('ONNX').{use}"
+            f"sees; use {quantized if self.graph.is_quantized else floats}"
         )
 
     def set_extra_state(self, state: dict[str, int]) -> None:
@@ -144,6 +145,8 @@ class LoweredNetwork(Lowered, torch.nn.Module):
 
     def forward(self, *inputs: Tensor) -> Any:
         """Real outputs: one tensor, or a tuple where the network has several."""
+        if self.graph.is_quantized and torch.compiler.is_exporting():
+            raise self._not_exported("torch.export")
         check_samples(inputs, self.graph.input_specs, Tensor, self.graph.name)
         if torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
             inputs = tuple(map(_held, inputs, self.graph.input_specs))
@@ -155,8 +158,6 @@ class LoweredNetwork(Lowered, torch.nn.Module):
         """What evaluation mode computes, whatever the mode is."""
         if not self.graph.is_quantized:
             return self.run(inputs, 0, training=False)
-        if torch.compiler.is_exporting():
-            raise self._not_exported("torch.export")
         return single(self._deployed(inputs))
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]

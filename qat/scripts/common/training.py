@@ -22,6 +22,7 @@ from qat.scripts.common.flags import PREPARATION, boolean, length, print_fitted,
 from qat.scripts.common.plan import add_writing_arguments, check_outputs, of_data, of_graph, stop_if_dry
 from qat.scripts.common.printing import note_if_guessing, print_arithmetic, print_metrics
 from qat.scripts.common.tasks import add_loss_arguments, add_task_argument, loss_of, with_task, with_weights
+from qat.training import trackers
 from qat.training.checkpoint import Checkpoint
 from qat.training.devices import available_cores, threads_in_use, use_threads
 from qat.training.distillation import OWN, Teaching, teach
@@ -98,6 +99,7 @@ def add_training_arguments(parser: argparse.ArgumentParser, *, lr: float, save_p
         "--log_every", type=length, default=Length("0"), metavar="LENGTH", help="log also so often; 0: never"
     )
     parser.add_argument("--log_path", metavar="FILE.csv", help="also append the log to a CSV file")
+    add_tracker_argument(parser)
     parser.add_argument(
         "--save_every", type=length, default=Length("0"), metavar="LENGTH", help="save also so often; 0: never"
     )
@@ -139,6 +141,18 @@ def add_training_arguments(parser: argparse.ArgumentParser, *, lr: float, save_p
     )
     distillation.add_argument(
         "--distill_weight", type=float, metavar="W", help="share of the teacher in the loss, 0 to 1 (default: 0.5)"
+    )
+
+
+def add_tracker_argument(parser: argparse.ArgumentParser) -> None:
+    """Where else numbers go."""
+    parser.add_argument(
+        "--log_to",
+        nargs="+",
+        default=[],
+        metavar="TRACKER",
+        help="also send numbers and settings to tensorboard:FOLDER, mlflow[:EXPERIMENT], wandb[:PROJECT], a tracker that a "
+        "package adds, or package.module:Class; one or several",
     )
 
 
@@ -247,23 +261,27 @@ def train_and_save(
         dataset = replace(dataset, train=replace(dataset.train, targets=teaching.targets))
     if "network" in args and args.ckpt_path is None:
         print_fitted(start.graph, dataset)
-    checkpoint = train(
-        backend,
-        start,
-        dataset,
-        plan,
-        objective=objective,
-        record=None if teaching is None else teaching.record,
-        device_target=args.device_target,
-        compile=args.compile,
-        log_every=args.log_every.within(span, least=1),
-        log_path=None if this_worker().rank else args.log_path,
-        save=lambda checkpoint: checkpoint.save(path),
-        save_every=args.save_every.within(span, least=1),
-        task=task,
-        loss=loss,
-    )
-    metrics = evaluate_metrics(backend, checkpoint, dataset.test, device_target=args.device_target)
+    with trackers.opened([] if this_worker().rank else args.log_to) as tracking:
+        checkpoint = train(
+            backend,
+            start,
+            dataset,
+            plan,
+            objective=objective,
+            record=None if teaching is None else teaching.record,
+            device_target=args.device_target,
+            compile=args.compile,
+            log_every=args.log_every.within(span, least=1),
+            log_path=None if this_worker().rank else args.log_path,
+            save=lambda checkpoint: checkpoint.save(path),
+            save_every=args.save_every.within(span, least=1),
+            task=task,
+            loss=loss,
+            trackers=tracking,
+        )
+        metrics = evaluate_metrics(backend, checkpoint, dataset.test, device_target=args.device_target)
+        for tracker in tracking:
+            tracker.log_metrics({f"test/{name}": value for name, value in metrics.items()}, checkpoint.step)
     if 0 < delay >= checkpoint.step:  # it stopped early, or an early epoch was the best
         note(f"{checkpoint.step} steps were trained, but quantization sets in after {delay}; lower --quant_delay")
     sparsity.report(checkpoint)
