@@ -126,6 +126,7 @@ if TYPE_CHECKING:  # what _LATER has
     from qat.imports.export import export
     from qat.imports.model import import_model
     from qat.imports.prepare import checkpoint_of, export_params, prepare
+    from qat.reporting.report import report
     from qat.training.distillation import Teaching, teach
     from qat.training.loop import evaluate_accuracy, evaluate_metrics, train
     from qat.training.objectives import BopsBudget, Distillation, GTCLoss, SizeBudget
@@ -254,6 +255,7 @@ __all__ = [
     "quantizers",
     "reestimate_batch_norm",
     "repair",
+    "report",
     "step_params",
     "target",
     "target_names",
@@ -271,6 +273,7 @@ _LATER = {
     "qat.analysis.diagnosis": ("diagnose",),
     "qat.analysis.repair": ("repair",),
     "qat.analysis.repaired": ("Repair", "TargetMissedError"),
+    "qat.reporting.report": ("report",),
     "qat.imports.export": ("export",),
     "qat.imports.model": ("import_model",),
     "qat.imports.prepare": ("checkpoint_of", "export_params", "prepare"),

@@ -56,6 +56,7 @@ COMMANDS = {
     "test-yournet": ("test_yournet", "the contest's row of the project's own network"),
     "sensitivity": ("sensitivity", "the accuracy that each layer costs at few bits, as table and picture"),
     "diagnose": ("diagnose", "where accuracy goes: integers against float, layer by layer, and advice"),
+    "report": ("report", "one HTML page of a run, or of two side by side"),
     "data": ("data", "download a data set"),
     "zoo": ("zoo", "networks with trained weights: list, fetch, make"),
     "train-svhn": ("train_svhn", "a study: folds, widths, pruned or not, of the SVHN document"),

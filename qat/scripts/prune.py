@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> None:
         raise QatError(f"{args.ckpt_path}: with these arguments nothing is removed; raise --ratio, or lower the limit")
     names = ("method", "ratio", "max_macs", "max_params", "scope", "minimum", "multiple_of", "drop_blocks", "batches")
     record = {"pruning": {name: getattr(args, name) for name in (*names, "batch_size", "seed")}}
-    result = replace(checkpoint.derived(graph, params), history=(record, *checkpoint.history))
+    result = replace(checkpoint.derived(graph, params), history=(record, *checkpoint.past))
     result.save(path)
     _report(args, checkpoint, result, dataset)
     print(f"saved {path}")

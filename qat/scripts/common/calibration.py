@@ -118,7 +118,7 @@ def calibrated(args: argparse.Namespace, checkpoint: Checkpoint, dataset: Datase
     print_calibration(record)
     return replace(
         result,
-        history=(record, *checkpoint.history),
+        history=(record, *checkpoint.past),
         preparation=dataset.preparation or checkpoint.preparation,
         task=checkpoint.task,
     )

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import prod
 
-import qat
 from qat.analysis.metrics import FLOAT_BITS, information_bits, measure
 from qat.console import print_table
-from qat.deploy.interfaces import CountsBytes, CountsMemory
 from qat.graph import Graph
-from qat.integer import FloatLayer, IntegerGraph
+from qat.integer import IntegerGraph
 from qat.integer.memory import activation_memory
+from qat.reporting.costs import arena_bytes, by_layer, stored_bytes
 from qat.vocabulary.listing import dimensions
 from qat.vocabulary.ops import Array
 
@@ -30,17 +29,8 @@ def print_summary(
     bytes as the C target stores them, of layers that are left in float those of their numbers.
     """
     layers = measure(graph, params, with_bias=with_bias)
-    if integers is None:
-        stored = {x.name: x.parameters * FLOAT_BITS // 8 for x in layers if x.parameters}
-        information = {name: size * 8 for name, size in stored.items()}
-    else:
-        target = qat.target("C")
-        assert isinstance(target, CountsBytes)
-        floats = {
-            x.name: x.numbers * FLOAT_BITS // 8 for x in integers.nodes if isinstance(x, FloatLayer) and x.numbers
-        }
-        stored = floats | target.storage(integers.without_float_layers, packing=packing)
-        information = information_bits(integers)
+    stored = stored_bytes(layers, integers, packing)
+    information = {name: size * 8 for name, size in stored.items()} if integers is None else information_bits(integers)
 
     def number(value: int | None) -> str:
         return f"{value:,}" if value else ""
@@ -58,8 +48,7 @@ def print_summary(
             stored.get(x.name),
         )
         rows.append((x.name, x.cell, shape, *map(number, counts)))
-    known = {x.name for x in layers}
-    other = sum(size for name, size in stored.items() if name not in known)
+    other = by_layer(layers, stored)[1]
     rows += [("tables of fake quantizers", "", "", "", "", "", "", "", "", number(other))] if other else []
     total = (
         sum(x.parameters for x in layers),
@@ -83,12 +72,10 @@ def print_summary(
         print(f"largest activation: {largest:,} bytes of float32")
     else:
         alone = f"peak memory of activations: {activation_memory(integers).size:,} bytes, inputs included"
-        if any(isinstance(x, FloatLayer) for x in integers.nodes):
+        arena = arena_bytes(integers, packing)
+        if arena is None:
             print(alone)
         else:
-            memory = qat.target("C")
-            assert isinstance(memory, CountsMemory)
-            arena = memory.arena_bytes(integers, packing=packing)
             print(
                 f"arena of its C file: {arena:,} bytes, with scratch memory and without inputs that are read in place; {alone}"
             )

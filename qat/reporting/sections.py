@@ -1,0 +1,478 @@
+"""The sections of one run's report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from qat import tasks
+from qat.integer import IntegerLinear
+from qat.reporting.charts import (
+    Course,
+    activation_chart,
+    arena_chart,
+    codes_and_steps,
+    confusion_chart,
+    loss_chart,
+    metric_chart,
+    weights_chart,
+)
+from qat.reporting.costs import by_layer
+from qat.reporting.gather import Facts, confusions, judged_differently
+from qat.reporting.network import network_drawing
+from qat.reporting.page import Section, Tile, facts, figure, paragraph, table
+from qat.reporting.samples import drawn
+from qat.reporting.svg import escaped, legend, short, shortened_name
+from qat.reporting.told import course_names, stages
+from qat.vocabulary.arrays import as_arrays, as_tuple
+from qat.vocabulary.listing import dimensions
+from qat.vocabulary.ops import Array
+
+MOST_CLASSES = 40  #: of a drawn confusion matrix
+MOST_CONFUSED = 15  #: rows of the table in its place
+MOST_SAMPLES = 24  #: that are drawn
+NAME = 34  #: characters of a layer's name in a table
+
+
+def tiles(run: Facts) -> list[Tile]:
+    """The summary."""
+    found = []
+    for name in list(run.metrics)[:1]:
+        label = run.task.label(name, short=True)
+        found.append(Tile(run.task.value(name, run.float_metrics[name]), f"{label} in float"))
+        found.append(Tile(run.task.value(name, run.metrics[name]), f"{label} of the integers"))
+    if run.stored:
+        found.append(Tile(f"{short(run.bytes)}B", f"{run.bytes:,} bytes of constants"))
+    memory, what = (
+        (run.activations, "bytes of activations") if run.arena is None else (run.arena, "bytes of arena, in C")
+    )
+    found.append(Tile(f"{short(memory)}B", f"{memory:,} {what}"))
+    found.append(Tile(short(run.macs), f"{run.macs:,} MACs for a sample"))
+    if run.certificates:
+        differ = sum(x.differ for x in run.certificates)
+        codes = sum(codes for x in run.certificates for _, codes, _ in x.rows)
+        found.append(
+            Tile(
+                f"{differ:,} differ",
+                f"of {codes:,} codes: {_count(len(run.certificates), 'certificate')}",
+                "bad" if differ else "good",
+            )
+        )
+    if run.bench and run.bench["here"]:
+        fastest = min(run.bench["here"], key=lambda row: row["seconds"])
+        found.append(Tile(_seconds(fastest["seconds"]), f"a sample, {fastest['file'].rpartition('/')[2]}"))
+    return found
+
+
+def sections(run: Facts) -> list[Section]:
+    """All that there is to say, in its order."""
+    found = [
+        history(run),
+        accuracy(run),
+        curves(run),
+        network(run),
+        memory(run),
+        layers(run),
+        speed(run),
+        certificates(run),
+        samples(run),
+    ]
+    return [section for section in found if section is not None]
+
+
+def history(run: Facts) -> Section:
+    """What was trained on what."""
+    graph, checkpoint = run.checkpoint.graph, run.checkpoint
+    takes = " and ".join(f"{dimensions(x.shape)} {x.dtype}" for x in graph.input_specs)
+    rows = [
+        ("network", f"{graph.name}, {run.integers.arithmetic} arithmetic"),
+        ("takes", takes),
+        ("gives", " and ".join(dimensions(x.shape) for x in run.integers.outputs)),
+        ("task", run.task.name),
+        ("evaluated on", f"{len(run.split):,} samples of {run.data}" if run.data else f"{len(run.split):,} samples"),
+    ]
+    if checkpoint.preparation is not None:
+        rows.append(("pictures", str(checkpoint.preparation)))
+    body = [facts(rows)]
+    for number, (title, settings, command) in enumerate(stages(checkpoint), 1):
+        said = f"<pre>{escaped(command)}</pre>\n" if command else ""
+        body.append(f'<div class="card stage"><h3>{number}. {escaped(title)}</h3>{facts(settings)}{said}</div>\n')
+    if not checkpoint.history:
+        body.append(paragraph("The checkpoint keeps no history: it was made from Python.", "note"))
+    return Section("What was trained on what", body=_in_order(body), short="History")
+
+
+def _in_order(body: Sequence[str]) -> str:
+    first, *others = body
+    return f'{first}<div class="pair stages">{"".join(others)}</div>\n' if others else first
+
+
+def accuracy(run: Facts) -> Section:
+    """The metrics in float and in integers, and which class was taken for which."""
+    if run.unmeasured:
+        text = f"There are no metrics: {run.unmeasured}"
+        return Section("Float and integers", body=paragraph(text, "note") + _agreement(run), short="Accuracy")
+    rows = []
+    for name, value in run.metrics.items():
+        before = run.float_metrics[name]
+        rows.append(
+            (run.task.label(name), run.task.value(name, before), run.task.value(name, value), change(run, name))
+        )
+    where = "the float checkpoint" if run.own_float else "the same parameters with every quantizer idle"
+    body = [table(("", "float", "integers", "change"), rows)]
+    body.append(paragraph(f"Float: {where}. Integers: what is deployed.", "note"))
+    body.append(_agreement(run))
+    found = confusions(run)
+    if found is None:
+        body.append(
+            paragraph(f"There is no confusion matrix: {run.task.name} has no classes that exclude one another.", "note")
+        )
+    else:
+        body.append(_confused(run, *found))
+    return Section("Float and integers", body="".join(body), short="Accuracy")
+
+
+def change(run: Facts, metric: str, before: float | None = None, after: float | None = None) -> str:
+    """How much a metric differs, in points where it is a share."""
+    before = run.float_metrics[metric] if before is None else before
+    after = run.metrics[metric] if after is None else after
+    if run.task.is_percent(metric):
+        return f"{100 * (after - before):+.2f} points"
+    return f"{after - before:+.4g}"
+
+
+def _agreement(run: Facts) -> str:
+    rows = []
+    for x in run.diagnosis.outputs:
+        same = "" if x.agreement is None else f"{100 * x.agreement:.1f} %"
+        rows.append((x.name, decibels(x.sqnr), f"{x.cosine:.5f}", same))
+    caption = f"On {run.diagnosis.samples:,} samples. SQNR: the power of the float numbers over that of the error."
+    return table(("output", "SQNR in dB", "cosine", "same largest number"), rows) + paragraph(caption, "note")
+
+
+def _confused(run: Facts, of_float: Array, of_integers: Array) -> str:
+    classes = len(of_integers)
+    names = class_names(run, classes)
+    if classes <= MOST_CLASSES:
+        drawings = [
+            figure(confusion_chart(of_float, names, "Float")),
+            figure(confusion_chart(of_integers, names, "Integers", of_float), "A frame: another count than in float."),
+        ]
+        return f'<div class="pair">{"".join(drawings)}</div>\n'
+    off = of_integers * (1 - np.eye(classes, dtype=np.int64))
+    order = np.argsort(-off, axis=None, kind="stable")[:MOST_CONFUSED]
+    rows = [
+        (names[k // classes], names[k % classes], f"{off.flat[k]:,}", f"{of_float.flat[k]:,}")
+        for k in order.tolist()
+        if off.flat[k]
+    ]
+    text = f"The confusion matrix has {classes:,} classes; these are most often taken for one another."
+    return paragraph(text) + table(("class", "taken for", "integers", "float"), rows)
+
+
+def class_names(run: Facts, count: int) -> list[str]:
+    """Names of the classes, or their numbers."""
+    return list(run.class_names) if len(run.class_names) == count else [str(k) for k in range(count)]
+
+
+def curves(run: Facts) -> Section | None:
+    """The course of the trainings."""
+    courses = courses_of(run)
+    if not courses:
+        text = "No training has kept its course: the network was imported, calibrated or made from Python."
+        return Section("Loss and accuracy curves", body=paragraph(text, "note"), short="Curves")
+    return Section("Loss and accuracy curves", body=curve_pair(run, courses), short="Curves")
+
+
+def courses_of(run: Facts, words: str = "", first: int = 0) -> list[Course]:
+    """The trainings of a run. words: before their names. first: the colour that they begin with."""
+    names = course_names(run.checkpoint)
+    return [
+        Course(f"{words}{name}", epochs, f"c{(first + k) % 6}")
+        for k, (name, epochs) in enumerate(zip(names, run.courses, strict=True))
+    ]
+
+
+def curve_pair(run: Facts, courses: Sequence[Course], other: Facts | None = None) -> str:
+    """Charts of losses and of the metric."""
+    drawing, entries = loss_chart(courses)
+    drawings = [figure(drawing) + legend(entries)]
+    metric = next((course.metric for course in courses if course.metric), None)
+    marks = []
+    if metric in run.metrics and metric is not None:
+        if other is None:
+            marks = [
+                ("float, test samples", run.float_metrics[metric], "c6"),
+                ("integers, test samples", run.metrics[metric], "c2"),
+            ]
+        else:
+            marks = [
+                (f"{x.name}, integers", x.metrics[metric], f"c{2 + k}")
+                for k, x in enumerate((run, other))
+                if metric in x.metrics
+            ]
+    found = metric_chart(courses, run.task, marks)
+    if found is None:
+        text = "No samples were held back in training (--validation), so that there is no curve of the accuracy."
+        return f'<div class="pair"><div>{drawings[0]}</div></div>' + paragraph(text, "note")
+    return f'<div class="pair"><div>{drawings[0]}</div><div>{figure(found[0])}{legend(found[1])}</div></div>\n'
+
+
+def network(run: Facts) -> Section:
+    """The network as a drawing."""
+    entries = [("c2", "input"), ("c0", "with parameters"), ("c4", "joins several"), ("c6", "without parameters")]
+    text = (
+        "Each box: shape of the output, bits of its codes and of its weights, bytes of its constants, multiply-accumulates; "
+        "the bar is its share of all bytes. What skips layers runs beside them."
+    )
+    drawing = network_drawing(run.checkpoint.graph, run.layers, run.stored)
+    return Section("The network", text, body=legend(entries) + drawing, short="Network")
+
+
+def memory(run: Facts) -> Section:
+    """Where the bytes are, and the arena over time."""
+    body = []
+    if run.stored:
+        stored, other = by_layer(run.layers, run.stored)
+        largest = max(stored.values(), default=1)
+        own = [x for x in run.layers if stored.get(x.name) or x.macs]
+        rows = [
+            (
+                shortened_name(x.name, NAME),
+                f"{x.parameters:,}" if x.parameters else "",
+                f"{x.macs:,}" if x.macs else "",
+                f"{x.weight_bits or '-'} / {x.activation_bits}",
+                f"{stored.get(x.name, 0):,}",
+                f"{100 * stored.get(x.name, 0) / max(run.bytes, 1):.1f} %",
+            )
+            for x in own
+        ]
+        shares = [stored.get(x.name, 0) / largest for x in own]
+        if other:
+            rows.append(("tables of fake quantizers", "", "", "", f"{other:,}", f"{100 * other / run.bytes:.1f} %"))
+            shares.append(min(other / largest, 1.0))
+        rows.append(("total", f"{sum(x.parameters for x in run.layers):,}", f"{run.macs:,}", "", f"{run.bytes:,}", ""))
+        columns = ("layer", "parameters", "MACs", "bits w / a", "bytes", "share")
+        body.append(table(columns, rows, shares=shares, total=True))
+        body.append(paragraph("Bytes: the constants of its C file, weights, biases, multipliers and tables.", "note"))
+    else:
+        body.append(
+            paragraph("C does not hold this network, by whose file bytes are counted; so there are none here.", "note")
+        )
+    drawing, size = arena_chart(run.integers)
+    own_arena = "" if run.arena is None else f" The C file's arena, with scratch memory: {run.arena:,} bytes."
+    what = "Each box is an activation, from the step that makes it to the last that reads it."
+    text = f"{what} Together they take {size:,} bytes.{own_arena}"
+    body.append("<h3>The arena over time</h3>" + figure(drawing, text))
+    return Section("Where the bytes are", body="".join(body), short="Bytes")
+
+
+def layers(run: Facts) -> Section:
+    """Each layer: its error, its weights and its activation on their grids."""
+    found = run.diagnosis
+    advice = "".join(f"<li>{escaped(x.text)}</li>" for x in found.advice)
+    floats = "the float checkpoint" if run.own_float else "its own parameters in float"
+    text = (
+        f"Integers against {floats}, on {found.samples:,} samples. Blame: the share of the outputs' error that a layer causes "
+        "alone. Own: its SQNR with that layer alone quantized. Clipped: float numbers beyond the grid."
+    )
+    rows = [
+        (
+            shortened_name(x.name, NAME),
+            f"{x.weight_bits or '-'} / {x.activation_bits}",
+            decibels(x.sqnr),
+            decibels(x.own),
+            f"{x.cosine:.4f}",
+            f"{100 * x.clipped:.2f} %",
+            f"{100 * x.blame:.1f} %",
+        )
+        for x in found.layers
+    ]
+    columns = ("layer", "bits w / a", "SQNR in dB", "own", "cosine", "clipped", "blame")
+    most = max((x.blame for x in found.layers), default=0.0) or 1.0
+    entries = [
+        ("c0", "weight codes"),
+        ("c2", "activation codes"),
+        ("c1 rule", "float numbers, in steps of the code"),
+        ("c1 rule limit", "the grid ends, numbers lie beyond"),
+    ]
+    body = [
+        f"<h3>What to do</h3><ul>{advice}</ul>",
+        table(columns, rows, shares=[x.blame / most for x in found.layers]),
+        "<h3>Weights and activations on their grids</h3>",
+        legend(entries),
+        f'<div class="cards">{"".join(_cards(run))}</div>\n',
+    ]
+    return Section("Layer by layer", text, body="".join(body), short="Layers")
+
+
+def _cards(run: Facts) -> list[str]:
+    found, nodes = [], linear_nodes(run)
+    for x in run.diagnosis.layers:
+        parts = [f"<h3>{escaped(x.name)}</h3>"]
+        said = f"SQNR {decibels(x.sqnr)} dB, cosine {x.cosine:.5f}, {100 * x.codes_used:.0f} % of the codes used"
+        parts.append(paragraph(said))
+        for cell in x.weights:
+            for node in nodes.get(cell, ())[:1]:
+                parts.append(figure(weights_chart(node, run.diagnosis.weights.get(cell))))
+                parts.append(paragraph(_said_of_weight(cell, node, run.diagnosis.weights.get(cell)), "note"))
+        codes = run.diagnosis.codes.get(x.name)
+        if codes is not None:
+            parts.append(figure(activation_chart(x.name, codes)))
+            grid = f"{codes.scale * codes.low:.3g} to {codes.scale * codes.high:.3g} in steps of {codes.scale:.3g}"
+            parts.append(
+                paragraph(
+                    f"float {codes.least:.3g} to {codes.largest:.3g}, grid {grid}, {100 * x.clipped:.2f} % clipped",
+                    "note",
+                )
+            )
+        found.append(f'<div class="card">{"".join(parts)}</div>\n')
+    return found
+
+
+def linear_nodes(run: Facts) -> Mapping[str, Sequence[IntegerLinear]]:
+    """The integer nodes of each cell with a weight."""
+    cells = {node.name: node.cell_name for node in run.checkpoint.graph.nodes}
+    found: dict[str, list[IntegerLinear]] = {}
+    for node in run.integers.nodes:
+        if isinstance(node, IntegerLinear) and node.belongs_to in cells:
+            found.setdefault(cells[node.belongs_to], []).append(node)
+    return found
+
+
+def _said_of_weight(cell: str, node: IntegerLinear, floats: Array | None) -> str:
+    _, _, codes, _ = codes_and_steps(node, floats)
+    scales = node.weight_scale
+    least, largest = float(scales.min()), float(scales.max())
+    steps = (
+        f"steps of {least:.3g}" if least == largest else f"steps of {least:.3g} to {largest:.3g}, one for each output"
+    )
+    used = (
+        f"{len(np.unique(codes)):,} codes from {codes.min()} to {codes.max()}, {100 * (codes == 0).mean():.1f} % are 0"
+    )
+    return f"{cell}: {codes.size:,} weights, {used}; {steps}"
+
+
+def speed(run: Facts) -> Section | None:
+    """How long an inference takes, where it was measured."""
+    if run.bench is None:
+        return None
+    here, cores = run.bench["here"], run.bench["cores"]
+    slowest = max((row["seconds"] for row in here), default=1.0)
+    rows = [
+        (
+            row["file"].rpartition("/")[2],
+            str(row.get("runtime", "")),
+            f"{row['bytes']:,}",
+            _seconds(row["seconds"]),
+            " to ".join(_seconds(x) for x in row["quartiles"]),
+        )
+        for row in here
+    ]
+    body = [
+        table(
+            ("file", "runs in", "bytes", "median", "quartiles"), rows, shares=[row["seconds"] / slowest for row in here]
+        ),
+        paragraph(f"One sample, one thread, on {run.bench.get('machine', 'this machine')}.", "note"),
+    ]
+    if cores:
+        counted = [
+            (row["file"].rpartition("/")[2], row["core"], *(f"{row[x]:,}" for x in ("instructions", "flash", "ram")))
+            for row in cores
+        ]
+        body.append("<h3>Emulated processors</h3>" + table(("file", "core", "instructions", "flash", "RAM"), counted))
+    return Section("Latency", body="".join(body))
+
+
+def certificates(run: Facts) -> Section:
+    """What was verified."""
+    if not run.certificates:
+        text = (
+            "No exported file was given: qat export writes one with its certificate, and --certificates shows it here."
+        )
+        return Section("Certificates", body=paragraph(text, "note"))
+    body = []
+    for each in run.certificates:
+        found = each.found
+        verdict = "all codes are equal" if not each.differ else f"{each.differ:,} codes differ"
+        rows = [(engine, f"{codes:,}", f"{differ:,}") for engine, codes, differ in each.rows]
+        samples = f"{int(found['images']):,} samples, {found['data']}"
+        body.append(f"<h3>{escaped(each.file)}: {verdict}</h3>")
+        body.append(table(("engine, against NumPy's integers", "codes compared", "differ"), rows))
+        body.append(paragraph(f"{each.size:,} bytes; {samples}.", "note"))
+        if found.get("arithmetics"):
+            body.append(paragraph(str(found["arithmetics"])))
+        if found.get("not_promised"):
+            body.append(paragraph(str(found["not_promised"])))
+        known = found.get("reference_metrics") or {}
+        name = next(iter(known), "")
+        same = (
+            name in run.metrics
+            and found["images"] == len(run.split)
+            and found.get("arithmetic") == run.integers.arithmetic
+        )
+        if same and abs(float(known[name]) - run.metrics[name]) > 1e-9:
+            text = (
+                f"It certifies {run.task.words(name, float(known[name]))} where this checkpoint has "
+                f"{run.task.value(name, run.metrics[name])}: the samples or the parameters are others. qat verify says which."
+            )
+            body.append(paragraph(text))
+    return Section("Certificates", body="".join(body))
+
+
+def samples(run: Facts) -> Section:
+    """Those that the two networks judge differently."""
+    which, words = judged_differently(run)
+    title = "Samples judged differently"
+    if not len(which):
+        return Section(title, body=paragraph(f"There are none: {words}.", "note"), short="Samples")
+    shown = which[:MOST_SAMPLES]
+    text = f"{words[:1].upper()}{words[1:]}." + (
+        f" The first {len(shown)} are shown." if len(which) > len(shown) else ""
+    )
+    picked = run.split.chosen(shown).in_memory()
+    images = as_tuple(picked.images)
+    figures = []
+    for place, number in enumerate(shown.tolist()):
+        said = _judged(run, number, as_tuple(picked.labels)[0][place] if picked.labels is not None else None)
+        pictures = "".join(drawn(np.asarray(x[place]), f"sample {number}") for x in images)
+        lines = "<br>".join(map(escaped, said))
+        figures.append(f"<figure>{pictures}<figcaption>{lines}</figcaption></figure>")
+    return Section(title, text, body=f'<div class="samples">{"".join(figures)}</div>\n', short="Samples")
+
+
+def _judged(run: Facts, number: int, label: Array | None) -> list[str]:
+    own, of_float = (as_tuple(x)[0][number] for x in (as_arrays(run.outputs), as_arrays(run.float_outputs)))
+    lines = [f"sample {number:,}"]
+    if isinstance(run.task, tasks.Classification):
+        names = class_names(run, len(own))
+        if label is not None and not run.unmeasured:
+            lines.append(f"is {names[int(label)]}")
+        return [*lines, f"float: {names[int(of_float.argmax())]}", f"integers: {names[int(own.argmax())]}"]
+    if own.size <= 4:
+        if label is not None and np.size(label) <= 4:
+            lines.append(f"is {_numbers(np.asarray(label))}")
+        return [*lines, f"float: {_numbers(of_float)}", f"integers: {_numbers(own)}"]
+    if own.ndim == 3 and isinstance(run.task, tasks.Segmentation):
+        same = (own.argmax(axis=0) == of_float.argmax(axis=0)).mean()
+        return [*lines, f"{100 * (1 - same):.2f} % of the pixels get another class"]
+    error = float(np.sqrt(((own.astype(np.float64) - of_float) ** 2).mean()))
+    return [*lines, f"outputs differ by {error:.3g} (RMS)"]
+
+
+def _numbers(values: Array) -> str:
+    return ", ".join(f"{x:.4g}" for x in np.ravel(values).tolist())
+
+
+def decibels(value: float) -> str:
+    """A ratio in dB, as tables show it."""
+    return "exact" if value == float("inf") else f"{value:.1f}"
+
+
+def _seconds(value: float) -> str:
+    return f"{1e6 * value:,.1f} µs" if value < 1e-3 else f"{1e3 * value:,.2f} ms"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
