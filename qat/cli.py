@@ -8,6 +8,7 @@ import importlib
 import itertools
 import os
 import re
+import shlex
 import signal
 import sys
 import threading
@@ -274,6 +275,7 @@ def run_script(
         if this_worker().rank or sys.stdout is None:  # the first of several workers speaks for all
             sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (for as long as the process lives)
         args = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
+        args.command_line = shlex.join([*parser.prog.split(), *(sys.argv[1:] if arguments is None else arguments)])
         args.chosen_threads = _choose_threads(args)
         output = LastingOutput(sys.stdout)
         with contextlib.redirect_stdout(PlainOutput(output)), showing(Pulse().watched):

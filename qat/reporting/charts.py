@@ -48,7 +48,9 @@ def loss_chart(courses: Sequence[Course]) -> tuple[str, list[tuple[str, str]]]:
     log = low > 0.0 and high / low > 20.0
     ends = (10.0 ** math.floor(math.log10(low)), high * 1.2) if log else (min(low, 0.0), high * 1.05)
     last = max(len(c.epochs) for c in courses)
-    plot = Plot(WIDTH, HEIGHT, "Loss by epoch", x=(1, last), y=ends, x_label="epoch", y_label="loss", log=log)
+    plot = Plot(
+        WIDTH, HEIGHT, "Loss by epoch", x=(1, last), y=ends, x_label="epoch", y_label="loss", log=log, whole=True
+    )
     entries = []
     for course in courses:
         numbers = range(1, len(course.epochs) + 1)
@@ -87,7 +89,14 @@ def metric_chart(
     unit = " in %" if factor == 100.0 else ""
     label = f"{task.label(metric)}{unit}"
     plot = Plot(
-        WIDTH, HEIGHT, f"{label} by epoch", x=(1, last), y=(low - room, high + room), x_label="epoch", y_label=label
+        WIDTH,
+        HEIGHT,
+        f"{label} by epoch",
+        x=(1, last),
+        y=(low - room, high + room),
+        x_label="epoch",
+        y_label=label,
+        whole=True,
     )
     entries = []
     for course in courses:
@@ -199,11 +208,12 @@ def arena_chart(graph: IntegerGraph, most: int = 0) -> tuple[str, int]:
     plan = plan_memory(list(buffers.values()))
     steps = len(graph.nodes)
     plot = Plot(
-        WIDTH + 120,
+        WIDTH,
         HEIGHT + 40,
         "The arena over time",
         x=(0, steps + 1),
         y=(0, max(plan.size, most)),
+        whole=True,
         x_label="step of the evaluation",
         y_label="bytes",
     )
@@ -244,13 +254,13 @@ def confusion_chart(counts: Array, names: Sequence[str], title: str, other: Arra
             x, count = left + column * cell, int(counts[row, column])
             right = row == column
             share = float(shares[row, column]) ** 0.5
-            drawing.box(x, y, cell, cell, "cell pale", "")
+            drawing.box(x, y, cell, cell, "cell empty")
             kind = "c0" if right else "c1"
             if count:
                 title = f"{count:,} of class {names[row]} taken for {names[column]}"
                 drawing.path(_square(x, y, cell), f"cell fill {kind} o{min(9, int(share * 10))}", title)
             if count and cell >= 24:
-                drawing.text(x + cell / 2, y + cell / 2 + 4, short(count), "onit" if share > 0.6 else "tick", "middle")
+                drawing.text(x + cell / 2, y + cell / 2 + 4, short(count), "onit" if share > 0.6 else "", "middle")
             if other is not None and other[row, column] != count:
                 drawing.box(x + 1, y + 1, cell - 2, cell - 2, "limit c4")
     drawing.text(left, 42 + cell * classes + 15, "rows: true class, columns: taken for", "label")
@@ -270,25 +280,17 @@ def grouped_bars(names: Sequence[str], values: Mapping[str, Sequence[float]], un
         unit: of the numbers, for the axis.
         label: what it shows.
     """
-    row = 10.0 * len(values) + 8
+    row = 11.0 * len(values) + 18
     finite = [x for own in values.values() for x in own if math.isfinite(x)]
     low, high = min([0.0, *finite]), max([1e-9, *finite])
-    plot = Plot(
-        WIDTH, 46 + row * len(names) + 16, label, x=(low, high * 1.02), y=(0, 1), x_label=unit, ticks=(True, False)
-    )
-    plot_left = plot.at_x(0.0)
+    height = Plot.TOP + row * len(names) + Plot.BOTTOM
+    plot = Plot(WIDTH, height, label, x=(low, high * 1.02), y=(0, 1), x_label=unit, ticks=(True, False))
+    zero = plot.at_x(0.0)
     for index, name in enumerate(names):
         y = plot.TOP + index * row
-        plot.text(plot_left + 2 if low == 0.0 else 2, y + 7, name, "small")
+        plot.text(zero if low == 0.0 else plot.LEFT, y + 9, name, "small")
         for place, (kind, own) in enumerate(values.items()):
             if math.isfinite(own[index]):
-                x = plot.at_x(own[index])
-                plot.box(
-                    min(x, plot_left),
-                    y + 9 + 10 * place - 6,
-                    abs(x - plot_left),
-                    8,
-                    f"fill {kind}",
-                    f"{name}: {own[index]:.4g}",
-                )
+                x, top = plot.at_x(own[index]), y + 13 + 11 * place
+                plot.box(min(x, zero), top, abs(x - zero), 9, f"fill {kind}", f"{name}: {own[index]:.4g}")
     return plot.markup

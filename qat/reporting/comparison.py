@@ -9,17 +9,10 @@ import numpy as np
 from qat import tasks
 from qat.reporting.charts import arena_chart, confusion_chart, grouped_bars
 from qat.reporting.gather import Facts, confusions
+from qat.reporting.judged import MOST_CLASSES, change, class_names, decibels
 from qat.reporting.network import network_drawing
 from qat.reporting.page import Section, figure, paragraph, table
-from qat.reporting.sections import (
-    MOST_CLASSES,
-    change,
-    class_names,
-    courses_of,
-    curve_pair,
-    decibels,
-    history,
-)
+from qat.reporting.sections import courses_of, curve_pair, history
 from qat.reporting.svg import escaped, legend, shortened_name
 
 MOST_NAME = 34  #: characters of a layer's name
@@ -63,8 +56,8 @@ def figures(a: Facts, b: Facts) -> Section:
         rows.append((words, decibels(x.sqnr), decibels(y.sqnr), _apart(x.sqnr, y.sqnr)))
     rows.append(("certificates", _certified(a), _certified(b), ""))
     body = [table(("", a.name, b.name, "difference"), rows)]
-    where = [f"{x.name}: {len(x.split):,} samples{f' of {x.data}' if x.data else ''}" for x in (a, b)]
-    body.append(paragraph("Evaluated on " + "; ".join(where) + ".", "note"))
+    where = [f"{x.name}: {len(x.split):,} {x.data or 'samples'}" for x in (a, b)]
+    body.append(paragraph("; ".join(where) + ".", "note"))
     for run in (a, b):
         if run.unmeasured:
             body.append(paragraph(f"{run.name} has no metrics: {run.unmeasured}", "note"))
@@ -109,7 +102,12 @@ def stories(a: Facts, b: Facts) -> Section:
 def curves(a: Facts, b: Facts) -> Section | None:
     """The courses of both in one chart."""
     one = courses_of(a, f"{a.name}: ")
-    courses = [*one, *courses_of(b, f"{b.name}: ", len(one))]
+    known = [course.epochs for course in one]
+    two = [course for course in courses_of(b, f"{b.name}: ", len(one)) if course.epochs not in known]
+    for course in one:
+        if course.epochs in b.courses:
+            course.name = course.name.replace(f"{a.name}: ", "both: ", 1)
+    courses = [*one, *two]
     if not courses:
         return None
     return Section("Loss and accuracy curves", body=curve_pair(a, courses, b), short="Curves")
@@ -140,7 +138,7 @@ def layers(a: Facts, b: Facts) -> Section:
     rows = []
     for name in names:
         x, y = one.get(name), two.get(name)
-        bits = [f"{z.weight_bits or '-'} / {z.activation_bits}" if z else "" for z in (x, y)]
+        bits = [f"{z.weight_bits or '-'}/{z.activation_bits}" if z else "" for z in (x, y)]
         ratios = [decibels(z.sqnr) if z else "" for z in (x, y)]
         blame = [f"{100 * z.blame:.1f} %" if z else "" for z in (x, y)]
         rows.append(
@@ -149,7 +147,7 @@ def layers(a: Facts, b: Facts) -> Section:
     each = (a.name, b.name)
     columns = (
         "layer",
-        *(f"bits w / a, {x}" for x in each),
+        *(f"bits w/a, {x}" for x in each),
         *(f"SQNR in dB, {x}" for x in each),
         "difference",
         *(f"blame, {x}" for x in each),
@@ -163,7 +161,7 @@ def layers(a: Facts, b: Facts) -> Section:
         shown = [shortened_name(name, MOST_NAME) for name in names]
         bars = grouped_bars(shown, values, "SQNR in dB", "SQNR of each layer in both")
         drawing = legend([("c0", a.name), ("c1", b.name)]) + figure(bars)
-    return Section("Layer by layer", body=table(columns, rows) + drawing, short="Layers")
+    return Section("Layer by layer", body=table(columns, rows, minor=(1, 2, 6, 7)) + drawing, short="Layers")
 
 
 def memory(a: Facts, b: Facts) -> Section:
@@ -189,11 +187,11 @@ def networks(a: Facts, b: Facts) -> Section | None:
     drawings = [network_drawing(x.checkpoint.graph, x.layers, x.stored) for x in (a, b)]
     if drawings[0] == drawings[1]:
         return None
-    body = "".join(f"<h3>{escaped(x.name)}</h3>{each}" for x, each in zip((a, b), drawings, strict=True))
-    return Section("The networks", body=body, short="Networks")
+    body = "".join(f"<div><h3>{escaped(x.name)}</h3>{each}</div>" for x, each in zip((a, b), drawings, strict=True))
+    return Section("The networks", body=f'<div class="pair">{body}</div>\n', short="Networks")
 
 
 def lines(runs: Sequence[Facts]) -> list[str]:
     """What the page is about."""
     found: Mapping[str, None] = dict.fromkeys(x.data for x in runs if x.data)
-    return [f"Data: {', '.join(found)}."] if found else []
+    return [f"On {', '.join(found)}."] if found else []

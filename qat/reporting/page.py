@@ -153,7 +153,12 @@ def require_jinja2() -> None:
 
 
 def table(
-    columns: Sequence[str], rows: Sequence[Sequence[str]], *, shares: Sequence[float] = (), total: bool = False
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    shares: Sequence[float] = (),
+    minor: Sequence[int] = (),
+    total: bool = False,
 ) -> str:
     """A table as markup.
 
@@ -161,15 +166,18 @@ def table(
         columns: headings.
         rows: texts.
         shares: for each row the length of a bar behind its last column, 0 to 1; none by default. The total has none.
+        minor: columns, from 0, that are left out where the page is narrow.
         total: whether the last row is a total.
 
     Returns:
         Markup that scrolls by itself where the page is too narrow.
     """
-    head = "".join(f"<th>{escaped(x)}</th>" for x in (*columns, *([""] if shares else [])))
+    kinds = [' class="minor"' if k in minor else "" for k in range(len(columns))]
+    head = "".join(f"<th{kind}>{escaped(x)}</th>" for kind, x in zip(kinds, columns, strict=True))
+    head += "<th></th>" if shares else ""
     lines = []
     for index, row in enumerate(rows):
-        cells = "".join(f"<td>{escaped(x)}</td>" for x in row)
+        cells = "".join(f"<td{kind}>{_cell(x)}</td>" for kind, x in zip(kinds, row, strict=True))
         if shares:
             length = 100 * shares[index] if index < len(shares) else 0.0
             cells += f'<td class="share"><i style="width:{length:.1f}%"></i></td>'
@@ -177,6 +185,11 @@ def table(
         lines.append(f"<tr{' class=' + chr(34) + 'total' + chr(34) if last else ''}>{cells}</tr>")
     body = "\n".join(lines)
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>\n'
+
+
+def _cell(text: str) -> str:
+    """A number stays on one line with its unit."""
+    return escaped(text).replace(" %", "&nbsp;%")
 
 
 def facts(rows: Sequence[tuple[str, str]]) -> str:

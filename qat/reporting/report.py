@@ -64,8 +64,9 @@ class Report(Page):
 
     def _lines(self) -> list[str]:
         run = self.facts
-        data = f" on {run.data}" if run.data else ""
-        return [f"{run.checkpoint.graph.name}, quantized{data}; float and integers on {len(run.split):,} samples."]
+        return [
+            f"{run.checkpoint.graph.name}, in float and in integers, on {len(run.split):,} {run.data or 'samples'}."
+        ]
 
     def compared_with(self, other: Report) -> Page:
         """Both runs side by side: tables of their figures with differences, curves in one chart.
@@ -77,7 +78,7 @@ class Report(Page):
             The page.
         """
         a, b = self.facts, other.facts
-        title = f"{a.name} and {b.name}"
+        title = f"{a.name} and {b.name} side by side"
         return Page(title, html_page(title, comparison.lines((a, b)), (), comparison.sections(a, b)))
 
 

@@ -6,32 +6,26 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from qat import tasks
 from qat.integer import IntegerLinear
 from qat.reporting.charts import (
     Course,
     activation_chart,
     arena_chart,
     codes_and_steps,
-    confusion_chart,
     loss_chart,
     metric_chart,
     weights_chart,
 )
 from qat.reporting.costs import by_layer
-from qat.reporting.gather import Facts, confusions, judged_differently
+from qat.reporting.gather import Facts
+from qat.reporting.judged import accuracy, decibels, samples
 from qat.reporting.network import network_drawing
 from qat.reporting.page import Section, Tile, facts, figure, paragraph, table
-from qat.reporting.samples import drawn
 from qat.reporting.svg import escaped, legend, short, shortened_name
 from qat.reporting.told import course_names, stages
-from qat.vocabulary.arrays import as_arrays, as_tuple
 from qat.vocabulary.listing import dimensions
 from qat.vocabulary.ops import Array
 
-MOST_CLASSES = 40  #: of a drawn confusion matrix
-MOST_CONFUSED = 15  #: rows of the table in its place
-MOST_SAMPLES = 24  #: that are drawn
 NAME = 34  #: characters of a layer's name in a table
 
 
@@ -90,7 +84,7 @@ def history(run: Facts) -> Section:
         ("takes", takes),
         ("gives", " and ".join(dimensions(x.shape) for x in run.integers.outputs)),
         ("task", run.task.name),
-        ("evaluated on", f"{len(run.split):,} samples of {run.data}" if run.data else f"{len(run.split):,} samples"),
+        ("evaluated on", f"{len(run.split):,} {run.data or 'samples'}"),
     ]
     if checkpoint.preparation is not None:
         rows.append(("pictures", str(checkpoint.preparation)))
@@ -106,74 +100,6 @@ def history(run: Facts) -> Section:
 def _in_order(body: Sequence[str]) -> str:
     first, *others = body
     return f'{first}<div class="pair stages">{"".join(others)}</div>\n' if others else first
-
-
-def accuracy(run: Facts) -> Section:
-    """The metrics in float and in integers, and which class was taken for which."""
-    if run.unmeasured:
-        text = f"There are no metrics: {run.unmeasured}"
-        return Section("Float and integers", body=paragraph(text, "note") + _agreement(run), short="Accuracy")
-    rows = []
-    for name, value in run.metrics.items():
-        before = run.float_metrics[name]
-        rows.append(
-            (run.task.label(name), run.task.value(name, before), run.task.value(name, value), change(run, name))
-        )
-    where = "the float checkpoint" if run.own_float else "the same parameters with every quantizer idle"
-    body = [table(("", "float", "integers", "change"), rows)]
-    body.append(paragraph(f"Float: {where}. Integers: what is deployed.", "note"))
-    body.append(_agreement(run))
-    found = confusions(run)
-    if found is None:
-        body.append(
-            paragraph(f"There is no confusion matrix: {run.task.name} has no classes that exclude one another.", "note")
-        )
-    else:
-        body.append(_confused(run, *found))
-    return Section("Float and integers", body="".join(body), short="Accuracy")
-
-
-def change(run: Facts, metric: str, before: float | None = None, after: float | None = None) -> str:
-    """How much a metric differs, in points where it is a share."""
-    before = run.float_metrics[metric] if before is None else before
-    after = run.metrics[metric] if after is None else after
-    if run.task.is_percent(metric):
-        return f"{100 * (after - before):+.2f} points"
-    return f"{after - before:+.4g}"
-
-
-def _agreement(run: Facts) -> str:
-    rows = []
-    for x in run.diagnosis.outputs:
-        same = "" if x.agreement is None else f"{100 * x.agreement:.1f} %"
-        rows.append((x.name, decibels(x.sqnr), f"{x.cosine:.5f}", same))
-    caption = f"On {run.diagnosis.samples:,} samples. SQNR: the power of the float numbers over that of the error."
-    return table(("output", "SQNR in dB", "cosine", "same largest number"), rows) + paragraph(caption, "note")
-
-
-def _confused(run: Facts, of_float: Array, of_integers: Array) -> str:
-    classes = len(of_integers)
-    names = class_names(run, classes)
-    if classes <= MOST_CLASSES:
-        drawings = [
-            figure(confusion_chart(of_float, names, "Float")),
-            figure(confusion_chart(of_integers, names, "Integers", of_float), "A frame: another count than in float."),
-        ]
-        return f'<div class="pair">{"".join(drawings)}</div>\n'
-    off = of_integers * (1 - np.eye(classes, dtype=np.int64))
-    order = np.argsort(-off, axis=None, kind="stable")[:MOST_CONFUSED]
-    rows = [
-        (names[k // classes], names[k % classes], f"{off.flat[k]:,}", f"{of_float.flat[k]:,}")
-        for k in order.tolist()
-        if off.flat[k]
-    ]
-    text = f"The confusion matrix has {classes:,} classes; these are most often taken for one another."
-    return paragraph(text) + table(("class", "taken for", "integers", "float"), rows)
-
-
-def class_names(run: Facts, count: int) -> list[str]:
-    """Names of the classes, or their numbers."""
-    return list(run.class_names) if len(run.class_names) == count else [str(k) for k in range(count)]
 
 
 def curves(run: Facts) -> Section | None:
@@ -242,7 +168,7 @@ def memory(run: Facts) -> Section:
                 shortened_name(x.name, NAME),
                 f"{x.parameters:,}" if x.parameters else "",
                 f"{x.macs:,}" if x.macs else "",
-                f"{x.weight_bits or '-'} / {x.activation_bits}",
+                f"{x.weight_bits or '-'}/{x.activation_bits}",
                 f"{stored.get(x.name, 0):,}",
                 f"{100 * stored.get(x.name, 0) / max(run.bytes, 1):.1f} %",
             )
@@ -253,8 +179,8 @@ def memory(run: Facts) -> Section:
             rows.append(("tables of fake quantizers", "", "", "", f"{other:,}", f"{100 * other / run.bytes:.1f} %"))
             shares.append(min(other / largest, 1.0))
         rows.append(("total", f"{sum(x.parameters for x in run.layers):,}", f"{run.macs:,}", "", f"{run.bytes:,}", ""))
-        columns = ("layer", "parameters", "MACs", "bits w / a", "bytes", "share")
-        body.append(table(columns, rows, shares=shares, total=True))
+        columns = ("layer", "parameters", "MACs", "bits w/a", "bytes", "share")
+        body.append(table(columns, rows, shares=shares, minor=(1, 2), total=True))
         body.append(paragraph("Bytes: the constants of its C file, weights, biases, multipliers and tables.", "note"))
     else:
         body.append(
@@ -280,7 +206,7 @@ def layers(run: Facts) -> Section:
     rows = [
         (
             shortened_name(x.name, NAME),
-            f"{x.weight_bits or '-'} / {x.activation_bits}",
+            f"{x.weight_bits or '-'}/{x.activation_bits}",
             decibels(x.sqnr),
             decibels(x.own),
             f"{x.cosine:.4f}",
@@ -289,7 +215,7 @@ def layers(run: Facts) -> Section:
         )
         for x in found.layers
     ]
-    columns = ("layer", "bits w / a", "SQNR in dB", "own", "cosine", "clipped", "blame")
+    columns = ("layer", "bits w/a", "SQNR in dB", "own", "cosine", "clipped", "blame")
     most = max((x.blame for x in found.layers), default=0.0) or 1.0
     entries = [
         ("c0", "weight codes"),
@@ -299,7 +225,7 @@ def layers(run: Facts) -> Section:
     ]
     body = [
         f"<h3>What to do</h3><ul>{advice}</ul>",
-        table(columns, rows, shares=[x.blame / most for x in found.layers]),
+        table(columns, rows, shares=[x.blame / most for x in found.layers], minor=(3, 4)),
         "<h3>Weights and activations on their grids</h3>",
         legend(entries),
         f'<div class="cards">{"".join(_cards(run))}</div>\n',
@@ -419,55 +345,6 @@ def certificates(run: Facts) -> Section:
             )
             body.append(paragraph(text))
     return Section("Certificates", body="".join(body))
-
-
-def samples(run: Facts) -> Section:
-    """Those that the two networks judge differently."""
-    which, words = judged_differently(run)
-    title = "Samples judged differently"
-    if not len(which):
-        return Section(title, body=paragraph(f"There are none: {words}.", "note"), short="Samples")
-    shown = which[:MOST_SAMPLES]
-    text = f"{words[:1].upper()}{words[1:]}." + (
-        f" The first {len(shown)} are shown." if len(which) > len(shown) else ""
-    )
-    picked = run.split.chosen(shown).in_memory()
-    images = as_tuple(picked.images)
-    figures = []
-    for place, number in enumerate(shown.tolist()):
-        said = _judged(run, number, as_tuple(picked.labels)[0][place] if picked.labels is not None else None)
-        pictures = "".join(drawn(np.asarray(x[place]), f"sample {number}") for x in images)
-        lines = "<br>".join(map(escaped, said))
-        figures.append(f"<figure>{pictures}<figcaption>{lines}</figcaption></figure>")
-    return Section(title, text, body=f'<div class="samples">{"".join(figures)}</div>\n', short="Samples")
-
-
-def _judged(run: Facts, number: int, label: Array | None) -> list[str]:
-    own, of_float = (as_tuple(x)[0][number] for x in (as_arrays(run.outputs), as_arrays(run.float_outputs)))
-    lines = [f"sample {number:,}"]
-    if isinstance(run.task, tasks.Classification):
-        names = class_names(run, len(own))
-        if label is not None and not run.unmeasured:
-            lines.append(f"is {names[int(label)]}")
-        return [*lines, f"float: {names[int(of_float.argmax())]}", f"integers: {names[int(own.argmax())]}"]
-    if own.size <= 4:
-        if label is not None and np.size(label) <= 4:
-            lines.append(f"is {_numbers(np.asarray(label))}")
-        return [*lines, f"float: {_numbers(of_float)}", f"integers: {_numbers(own)}"]
-    if own.ndim == 3 and isinstance(run.task, tasks.Segmentation):
-        same = (own.argmax(axis=0) == of_float.argmax(axis=0)).mean()
-        return [*lines, f"{100 * (1 - same):.2f} % of the pixels get another class"]
-    error = float(np.sqrt(((own.astype(np.float64) - of_float) ** 2).mean()))
-    return [*lines, f"outputs differ by {error:.3g} (RMS)"]
-
-
-def _numbers(values: Array) -> str:
-    return ", ".join(f"{x:.4g}" for x in np.ravel(values).tolist())
-
-
-def decibels(value: float) -> str:
-    """A ratio in dB, as tables show it."""
-    return "exact" if value == float("inf") else f"{value:.1f}"
 
 
 def _seconds(value: float) -> str:

@@ -69,7 +69,7 @@ max-width:none}
 .legend i{display:inline-block;width:.85em;height:.85em;margin-right:.4em;border-radius:2px;background:var(--c);
 vertical-align:-.06em}
 .legend i.rule{height:2px;vertical-align:.28em;width:1.1em}
-.legend i.rule.limit,.legend i.limit{background:none;height:0;width:1.1em;border-top:2px dashed var(--c,var(--muted));
+.legend i.rule.limit,.legend i.limit{background:none;height:0;width:1.7em;border-top:2px dashed var(--c,var(--muted));
 vertical-align:.25em}
 svg text{font:11px "Segoe UI","Helvetica Neue",Helvetica,Arial,"DejaVu Sans",sans-serif;fill:var(--ink)}
 svg .tick,svg .label,svg .small{fill:var(--muted)}
@@ -92,11 +92,16 @@ svg .lane{fill:none;stroke:var(--c);stroke-width:1.8}
 svg .lanearrow{fill:var(--c)}
 svg .limit{stroke:var(--c,var(--muted));stroke-width:1.4;stroke-dasharray:4 3;fill:none}
 svg .cell{stroke:var(--paper);stroke-width:1}
+svg .empty{fill:var(--card)}
+.stages{margin-top:1rem}
 footer{margin-top:3rem;color:var(--muted);font-size:.87rem}
 @media (max-width:600px){body{padding:1.1rem .9rem 2rem}
 h1{font-size:1.35rem}
 .tiles{grid-template-columns:1fr 1fr}
 th,td{padding:.2rem .4rem;font-size:.85rem}
+td.share{min-width:3rem}
+.minor{display:none}
+th:first-child,td:first-child{min-width:4.2rem}
 .tile b{font-size:1.15rem}}
 @media print{body{font-size:10.5pt;max-width:none;padding:0}
 nav{display:none}

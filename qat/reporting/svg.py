@@ -84,6 +84,7 @@ class Plot(Drawing):
         y_label: above the vertical axis.
         log: whether the vertical axis is logarithmic.
         ticks: whether the axes have numbers: of the horizontal one, and of the vertical one.
+        whole: whether only whole numbers stand below the horizontal axis.
     """
 
     LEFT, RIGHT, TOP, BOTTOM = 46.0, 12.0, 22.0, 34.0
@@ -100,6 +101,7 @@ class Plot(Drawing):
         y_label: str = "",
         log: bool = False,
         ticks: tuple[bool, bool] = (True, True),
+        whole: bool = False,
     ) -> None:
         super().__init__(width, height, label)
         self._x, self._y, self._log = _apart(x), _apart(y), log
@@ -109,7 +111,7 @@ class Plot(Drawing):
                 self.line(self.LEFT, self.at_y(value), right, self.at_y(value), "grid")
                 self.text(self.LEFT - 5, self.at_y(value) + 3.5, short(value), "tick", "end")
         for value in even_ticks(*self._x, most=6):
-            if ticks[0]:
+            if ticks[0] and not (whole and value % 1):
                 self.line(self.at_x(value), bottom, self.at_x(value), bottom + 3, "axis")
                 self.text(self.at_x(value), bottom + 14, short(value), "tick", "middle")
         self.line(self.LEFT, bottom, right, bottom, "axis")

@@ -35,6 +35,7 @@ SAID: dict[str, tuple[str, Any]] = {
     "loss": ("loss", None),
     "threads": ("threads", None),
 }
+USUAL = {"accumulate": 1}  #: of an optimizer: what goes without saying
 MOST = 8  #: settings of a record that is not one of a training
 
 
@@ -103,7 +104,11 @@ def _value(value: Any) -> str:
         return f"{value:g}"
     if isinstance(value, Mapping):
         named = [str(x) for key, x in value.items() if key in ("name", "type")]
-        rest = [f"{key.replace('_', ' ')} {_value(x)}" for key, x in value.items() if key not in ("name", "type") and x]
+        rest = [
+            f"{key.replace('_', ' ')} {_value(x)}"
+            for key, x in value.items()
+            if key not in ("name", "type") and x and x != USUAL.get(key)
+        ]
         return ", ".join([*named, *rest])
     if isinstance(value, (list, tuple)):
         return ", ".join(map(_value, value))

@@ -24,7 +24,7 @@ from qat.pruning.channels import SCOPES, Budget
 from qat.pruning.importance import METHODS, Importance
 from qat.scripts.common.files import load_checkpoint, load_data
 from qat.scripts.common.flags import add_backend_arguments, add_checkpoint_argument
-from qat.scripts.common.printing import print_metric
+from qat.scripts.common.printing import print_metric, told
 from qat.tasks import Task
 from qat.training.checkpoint import Checkpoint
 from qat.training.loop import check_labels, evaluate_metrics
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> None:
         raise QatError(f"{args.ckpt_path}: with these arguments nothing is removed; raise --ratio, or lower the limit")
     names = ("method", "ratio", "max_macs", "max_params", "scope", "minimum", "multiple_of", "drop_blocks", "batches")
     record = {"pruning": {name: getattr(args, name) for name in (*names, "batch_size", "seed")}}
-    result = replace(checkpoint.derived(graph, params), history=(record, *checkpoint.past))
+    result = replace(checkpoint.derived(graph, params), history=(record | told(args), *checkpoint.past))
     result.save(path)
     _report(args, checkpoint, result, dataset)
     print(f"saved {path}")

@@ -91,7 +91,7 @@ def _report(args: argparse.Namespace, path: str, name: str) -> Report:
         backend=qat.backend(args.backend),
         device_target=args.device_target,
         name=name,
-        data=f"{dataset.name}, test samples",
+        data=f"test samples of {dataset.name}",
         class_names=dataset.class_names,
         float_checkpoint=plain,
         certificates=args.certificates,

@@ -34,7 +34,7 @@ from qat.training.objectives import for_task
 from qat.training.optimizer import learning_rate
 from qat.training.recipe import Recipe
 from qat.training.reestimate import check_reestimation, reestimated
-from qat.training.resuming import training_record
+from qat.training.resuming import COMMAND, training_record
 from qat.vocabulary.arrays import Arrays, as_arrays, as_tuple
 
 
@@ -114,6 +114,8 @@ def train(
     entry |= record or {}
     held = dataset.held_back(recipe.validation, recipe.seed) if recipe.validation else dataset
     course = course_of(start, held, recipe, entry, stop_after)
+    if start.step and COMMAND in start.history[0]:  # that which began it
+        entry[COMMAND] = start.history[0][COMMAND]
     check_reestimation(start.graph, recipe.reestimate_bn, len(held.train))
     to_finish = (recipe.keep_best or recipe.reestimate_bn) and course.whole
     if start.progress.finished or (start.step >= course.end and not to_finish):
