@@ -171,17 +171,45 @@ def test_histograms_count_every_weight_on_its_code(folder: Path) -> None:
     nodes = [node for node in integers.nodes if isinstance(node, IntegerLinear)]
     assert len(nodes) == 5
     for node in nodes:
-        low, high, codes, steps = charts.codes_and_steps(node, found.weights[node.belongs_to])
-        assert (low, high) == (-3, 3)
+        cell = next(x.cell for x in checkpoint.graph.nodes if x.name == node.belongs_to)
+        own = {local: checkpoint.params[f"{node.belongs_to}.{local}"] for local in cell.params()}
+        codes, steps = charts.codes_and_steps(node, cell, own)
         np.testing.assert_array_equal(codes, node.weight.reshape(-1))
+        assert np.abs(codes).max() == 3
         assert steps is not None
         assert (np.abs(steps - codes) <= 0.5 + 1e-3).all(), "nearest codes of 3 bits, within the range"
-        assert charts.codes_and_steps(node, found.weights[node.belongs_to] + np.float32(9))[3].min() > 3.5
+        moved = charts.codes_and_steps(node, cell, own | {"weight": own["weight"][::-1]})[1]
+        assert not (np.abs(moved - codes) <= 0.5 + 1e-3).all()
+        with_floats, without = charts.weights_chart("x", codes, steps), charts.weights_chart("x", codes, None)
+        assert with_floats.count("<path") == without.count("<path") + 1
     for name, codes in found.codes.items():
         assert codes.given.sum() == codes.made.sum() == codes.numbers
         layer = next(x for x in found.layers if x.name == name)
         assert layer.clipped == codes.clipped / codes.numbers
         assert (codes.high - codes.low + 1) == 2**6
+
+
+@pytest.mark.parametrize("bn_fold", [True, False])
+def test_float_numbers_stand_at_their_codes_whatever_is_folded(bn_fold: bool) -> None:
+    """Without folding, a batch normalisation's negative factor turns the codes of its channel around."""
+    graph = Residual().graph()
+    params = graph.initial_params(2)
+    for name in list(params):
+        if name.endswith("gamma"):
+            params[name] = params[name] * np.where(np.arange(len(params[name])) % 2, -1.5, 0.7).astype(np.float32)
+    images = RNG.integers(0, 256, (16, 3, 8, 8), np.uint8)
+    settings = {"rounding": "nearest", "bias_correction": False, "equalize": False}
+    found = qat.calibrate(graph, params, images, bn_fold=bn_fold, **settings)
+    integers, compared = qat.to_integer(found.graph, found.params), 0
+    for node in integers.nodes:
+        of = next((x for x in found.graph.nodes if x.name == node.belongs_to), None)
+        if isinstance(node, IntegerLinear) and of is not None and "weight" in of.cell.float_params():
+            own = {local: found.params[f"{of.cell_name}.{local}"] for local in of.cell.params()}
+            codes, steps = charts.codes_and_steps(node, of.cell, own)
+            np.testing.assert_allclose(steps, codes, rtol=0, atol=0.51)
+            assert np.corrcoef(steps, codes)[0, 1] > 0.999
+            compared += 1
+    assert compared == 4
 
 
 def test_the_arena_has_a_box_for_each_activation() -> None:
@@ -432,7 +460,7 @@ def test_ticks_are_round_and_few() -> None:
         "3M",
         "2e-5",
     ]
-    assert svg.shortened_name("blocks/1/conv", 6) == "…/conv"
+    assert [svg.shortened_name("blocks/1/conv", k) for k in (13, 8, 1)] == ["blocks/1/conv", "blo…conv", "…v"]
 
 
 def test_a_report_takes_no_longer_than_a_diagnosis_of_its_usual_samples(folder: Path) -> None:

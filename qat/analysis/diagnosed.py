@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from qat.analysis.agreement import Codes
-from qat.vocabulary.ops import Array
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,6 @@ class Diagnosis:
         outputs: in the order of the network's outputs.
         advice: what to do, at least one.
         codes: by the layer's name, how its float numbers and its integers lie on the grid, summed over all samples.
-        weights: by the cell's name, the float numbers that its weight's quantizer was given, with what is folded into them.
     """
 
     network: str
@@ -121,7 +119,6 @@ class Diagnosis:
     outputs: tuple[Output, ...]
     advice: tuple[Advice, ...]
     codes: Mapping[str, Codes] = field(default_factory=dict, compare=False)
-    weights: Mapping[str, Array] = field(default_factory=dict, compare=False)
 
     def __repr__(self) -> str:
         found = ", ".join(f"{x.name}: {x.sqnr:.1f} dB" for x in self.outputs)

@@ -270,13 +270,7 @@ class _Passes:
             for name, x, same in zip(self._graph.outputs, self._outputs, self._same, strict=True)
         )
         codes = {name.removesuffix(SUFFIX): row.codes for name, row in self._rows.items() if row.codes is not None}
-        weights = {
-            cell_name: self._weight(cell_name, cell)
-            for row in self._rows.values()
-            for cell_name, cell in row.quantized
-            if f"{cell_name}.weight" in self._quantizing.quantized
-        }
-        return Diagnosis(self._graph.name, samples, layers, outputs, advice_on(layers, outputs), codes, weights)
+        return Diagnosis(self._graph.name, samples, layers, outputs, advice_on(layers, outputs), codes)
 
     def _layer(self, name: str, row: _Row, blame: float) -> Layer:
         quantizers = [cell.weight_quantizer for _, cell in row.quantized]
@@ -315,13 +309,9 @@ class _Passes:
             bias_share=_share(sum(x.bias for x in of_integers), row.integers.error),
         )
 
-    def _weight(self, cell_name: str, cell: Any) -> Array:
-        """The float numbers of a weight, as it is quantized."""
-        return self._ops.to_numpy(self._quantizing.quantized[f"{cell_name}.weight"].x, cell.weight_kind)
-
     def _ratios(self, cell_name: str, cell: Any) -> Array:
         """Of each output channel, how many times its max |w| is the median one's, or the reverse, as it is quantized."""
-        weight = self._weight(cell_name, cell)
+        weight = self._ops.to_numpy(self._quantizing.quantized[f"{cell_name}.weight"].x, cell.weight_kind)
         largest = np.abs(weight.astype(np.float64)).reshape(len(weight), -1).max(axis=1)
         largest = largest[largest > DEAD * largest.max()]
         if not largest.size:

@@ -8,15 +8,18 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from qat.analysis.agreement import Codes
+from qat.cells.linear import LinearCell
 from qat.integer import IntegerGraph, IntegerLinear
 from qat.integer.memory import activation_buffers, plan_memory, renamed_sources
 from qat.reporting.svg import Drawing, Plot, short, shortened_name
 from qat.tasks import Task
 from qat.training.monitor import Epoch
+from qat.vocabulary.numpy_ops import NUMPY_OPS
 from qat.vocabulary.ops import Array
 
 MOST_BARS = 64  #: of a histogram
 MOST_LINES = 20  #: of a grid whose codes are drawn one by one
+FOUR_DIGITS = 10_000  #: counts below fit a square of a confusion matrix
 LEAST_SHARE = 1e-4  #: of the numbers of a histogram; rarer ones are cut off below
 WIDTH, HEIGHT = 440.0, 230.0  #: of a chart that stands alone
 CARD = (290.0, 128.0)  #: of one on a layer's card
@@ -109,23 +112,23 @@ def metric_chart(
     return plot.markup, entries
 
 
-def weights_chart(node: IntegerLinear, floats: Array | None) -> str:
+def weights_chart(name: str, codes: Array, steps: Array | None) -> str:
     """The codes of a layer's weight, and the float numbers that they stand for, in steps of the code.
 
     Args:
-        node: of the integer graph.
-        floats: as the quantizer was given them, of the weight's shape; None where they are not known.
+        name: of the layer.
+        codes: centred.
+        steps: the float numbers; None where they are not known.
 
     Returns:
         Markup: bars for the codes, an outline for the float numbers, a line for each code of a coarse grid.
     """
-    low, high, codes, steps = codes_and_steps(node, floats)
-    bits = high - low
-    width = max(1, -(-(bits + 1) // MOST_BARS))
-    edges = np.arange(low, high + width + 1, width) - 0.5
+    largest = max(1, int(np.abs(codes).max()))
+    width = max(1, -(-(2 * largest + 1) // MOST_BARS))
+    edges = np.arange(-largest, largest + width + 1, width) - 0.5
     shares = np.histogram(codes, edges)[0] / codes.size
-    plot = _histogram(f"Weights of {node.belongs_to}", edges, shares, "weight, in codes")
-    _grid(plot, low, high)
+    plot = _histogram(f"Weights of {name}", edges, shares, "weight, in codes")
+    _grid(plot, -largest, largest)
     plot.bars(edges, shares, "soft c0")
     if steps is not None:
         fine = np.linspace(edges[0], edges[-1], MOST_BARS + 1) if width == 1 else edges
@@ -134,16 +137,31 @@ def weights_chart(node: IntegerLinear, floats: Array | None) -> str:
     return plot.markup
 
 
-def codes_and_steps(node: IntegerLinear, floats: Array | None) -> tuple[int, int, Array, Array | None]:
-    """The lowest and the highest centred code of a weight, all its codes, and its float numbers in steps of their scales."""
-    codes = node.centred_weight.reshape(-1)
-    steps = None
-    if floats is not None and floats.shape == node.weight.shape:
-        across = (-1,) + (1,) * (node.weight.ndim - 1)
-        scale = np.maximum(np.broadcast_to(node.weight_scale, (len(node.weight),)), np.finfo(np.float32).tiny)
-        steps = (floats / scale.reshape(across)).reshape(-1).astype(np.float64)
-    largest = max(1, int(np.abs(codes).max()))
-    return (min(int(codes.min()), -largest), largest, codes, steps)
+def codes_and_steps(node: IntegerLinear, cell: LinearCell, params: Mapping[str, Array]) -> tuple[Array, Array | None]:
+    """All centred codes of a weight as deployed, and its float numbers in steps of their scales.
+
+    A batch normalisation that is merged after its weight was quantized turns codes around and may make them smaller
+    (``LinearCell.to_integer``): then so are the float numbers, so that each stands at its code.
+
+    Args:
+        node: of the integer graph.
+        cell: that it was made of.
+        params: of the cell, by local name.
+
+    Returns:
+        int32, and float64, or None where the cell has other weights than the node.
+    """
+    codes, of_input = node.centred_weight, np.full(1, node.inputs[0].grid.scale, np.float32)
+    weight, _, coded, _ = cell.coded(cell.numpy_params(params), of_input)
+    if weight.shape != codes.shape:
+        return codes.reshape(-1), None
+    steps = (weight / NUMPY_OPS.on_output(coded.scale.astype(np.float64), weight)).reshape(len(codes), -1)
+    own, deployed = coded.centred.reshape(steps.shape).astype(np.float64), codes.reshape(steps.shape)
+    squares = (own**2).sum(axis=1, keepdims=True)
+    turned = np.divide(
+        (own * deployed).sum(axis=1, keepdims=True), squares, out=np.ones_like(squares), where=squares > 0.0
+    )
+    return codes.reshape(-1), (steps * turned).reshape(-1)
 
 
 def activation_chart(name: str, codes: Codes) -> str:
@@ -260,7 +278,13 @@ def confusion_chart(counts: Array, names: Sequence[str], title: str, other: Arra
                 title = f"{count:,} of class {names[row]} taken for {names[column]}"
                 drawing.path(_square(x, y, cell), f"cell fill {kind} o{min(9, int(share * 10))}", title)
             if count and cell >= 24:
-                drawing.text(x + cell / 2, y + cell / 2 + 4, short(count), "onit" if share > 0.6 else "", "middle")
+                drawing.text(
+                    x + cell / 2,
+                    y + cell / 2 + 4,
+                    str(count) if count < FOUR_DIGITS else short(count),
+                    "onit" if share > 0.6 else "",
+                    "middle",
+                )
             if other is not None and other[row, column] != count:
                 drawing.box(x + 1, y + 1, cell - 2, cell - 2, "limit c4")
     drawing.text(left, 42 + cell * classes + 15, "rows: true class, columns: taken for", "label")

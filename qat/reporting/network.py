@@ -13,7 +13,8 @@ from qat.vocabulary.listing import dimensions
 BOX, ROW, HIGH = 272.0, 62.0, 46.0  #: a box's width, the distance of two boxes, a box's height
 LANE = 13.0  #: the distance of two lanes
 COLUMN = 14  #: boxes in a column of the page
-LETTERS = 24  #: of a name
+LETTERS = 33  #: of a name
+BAR = 46.0  #: the width of a share of all bytes
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def boxes(graph: Graph, layers: Sequence[NodeMetrics], stored: Mapping[str, int]
         costs = [f"{stored[x.name]:,} bytes"] if stored.get(x.name) else []
         costs += [f"{short(x.macs)} MACs"] if x.macs else []
         kind = "c0" if x.parameters else "c4" if len(reads) > 1 else "c2" if not reads else "c6"
-        lines = (f"{dimensions(x.shape)} · {bits}", " · ".join(costs) or "no constants")
+        lines = (f"{dimensions(x.shape)} · {bits}", " · ".join([shortened_name(x.cell, 18), *costs]))
         found.append(Box(x.name, x.cell, lines, kind, stored.get(x.name, 0) / total, reads))
     return found
 
@@ -137,12 +138,11 @@ def _box(drawing: Drawing, box: Box, y: float) -> None:
     drawing.box(1, y, BOX - 2, HIGH, "node", f"{box.name}: {box.cell}, {', '.join(box.lines)}", round=5)
     drawing.box(1, y, 5, HIGH, f"fill {box.kind}", round=2)
     drawing.text(13, y + 15, shortened_name(box.name, LETTERS), "name")
-    drawing.text(BOX - 8, y + 15, shortened_name(box.cell, 16), "small", "end")
     drawing.text(13, y + 28.5, box.lines[0])
     drawing.text(13, y + 40.5, box.lines[1], "small")
     if box.share >= 0.001:
-        drawing.box(BOX - 78, y + 34, 70, 5, "fill pale c0", "its share of all bytes", round=2)
-        drawing.box(BOX - 78, y + 34, max(70 * box.share, 1.0), 5, "fill c0", "its share of all bytes", round=2)
+        drawing.box(BOX - BAR - 7, y + 35, BAR, 5, "fill pale c0", "its share of all bytes", round=2)
+        drawing.box(BOX - BAR - 7, y + 35, max(BAR * box.share, 1.0), 5, "fill c0", "its share of all bytes", round=2)
 
 
 def _lane(

@@ -28,21 +28,13 @@ TEMPLATE = """<!DOCTYPE html>
 {% endfor %}{% if tiles %}<div class="tiles">{% for tile in tiles %}<div class="tile {{ tile.kind }}"><b>{{ tile.value }}</b>\
 <span>{{ tile.text }}</span></div>
 {% endfor %}</div>
-{% endif %}{% if commands %}<pre>{% for command in commands %}{{ command }}
-{% endfor %}</pre>
-{% endif %}</header>
-{% if sections | length > 2 %}<nav aria-label="Contents">{% for section, _ in sections %}<a href="#{{ section.anchor }}">\
+{% endif %}{{ commands | safe }}</header>
+{% if sections | length > 2 %}<nav aria-label="Contents">{% for section, _, _ in sections %}<a href="#{{ section.anchor }}">\
 {{ section.short or section.title }}</a>{% endfor %}</nav>
-{% endif %}{% for section, drawing in sections %}<section id="{{ section.anchor }}">
+{% endif %}{% for section, tabled, drawing in sections %}<section id="{{ section.anchor }}">
 <h2>{{ section.title }}</h2>
 {% if section.text %}<p>{{ section.text }}</p>
-{% endif %}{% if section.rows %}<div class="wide"><table>
-<thead><tr>{% for cell in section.columns %}<th>{{ cell }}</th>{% endfor %}</tr></thead>
-<tbody>
-{% for row in section.rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
-{% endfor %}</tbody>
-</table></div>
-{% endif %}{{ section.body | safe }}{% if drawing %}<figure>{{ drawing | safe }}</figure>
+{% endif %}{{ tabled | safe }}{{ section.body | safe }}{% if drawing %}<figure>{{ drawing | safe }}</figure>
 {% endif %}</section>
 {% endfor %}<footer>Written by qat-engine {{ version }}.</footer>
 </body>
@@ -132,13 +124,14 @@ def html_page(
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, finalize=_shown)
     template = environment.from_string(TEMPLATE)
     named, drawings = _anchored(sections), [drawing(section, index) for index, section in enumerate(sections)]
+    tables = [table(section.columns, section.rows) if section.rows else "" for section in sections]
     page: str = template.render(
         title=title,
         style=STYLE,
         lines=lines,
         tiles=tiles,
-        commands=commands,
-        sections=list(zip(named, drawings, strict=True)),
+        commands=command_lines(commands) if commands else "",
+        sections=list(zip(named, tables, drawings, strict=True)),
         version=qat.__version__,
     )
     return page
@@ -187,9 +180,15 @@ def table(
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>\n'
 
 
+def command_lines(commands: Sequence[str]) -> str:
+    """Lines of commands, which are broken between words as long as a word fits a line."""
+    lines = [" ".join(f"<span>{escaped(word)}</span>" for word in command.split(" ")) for command in commands]
+    return "<pre>" + "\n".join(lines) + "</pre>\n"
+
+
 def _cell(text: str) -> str:
-    """A number stays on one line with its unit."""
-    return escaped(text).replace(" %", "&nbsp;%")
+    """A number stays on one line with its unit, or its deviation."""
+    return escaped(text).replace(" %", "&nbsp;%").replace(" ± ", "&nbsp;±&nbsp;")
 
 
 def facts(rows: Sequence[tuple[str, str]]) -> str:
@@ -240,7 +239,10 @@ def drawing(section: Section, number: int) -> str:
     """
     if section.picture is None:
         return ""
-    element = f'<svg role="img" aria-label="{escaped(section.title)}"' + section.picture.svg().partition("<svg")[2]
+    element = (
+        f'<svg class="plot" role="img" aria-label="{escaped(section.title)}"'
+        + section.picture.svg().partition("<svg")[2]
+    )
     element = re.sub(r'\bid="', f'id="s{number}-', element)
     element = re.sub(r'(url\(#|href="#)', lambda match: f"{match[1]}s{number}-", element)
     for colour, name in COLOURS.items():

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from qat.cells.linear import LinearCell
 from qat.integer import IntegerLinear
 from qat.reporting.charts import (
     Course,
@@ -20,7 +21,7 @@ from qat.reporting.costs import by_layer
 from qat.reporting.gather import Facts
 from qat.reporting.judged import accuracy, decibels, samples
 from qat.reporting.network import network_drawing
-from qat.reporting.page import Section, Tile, facts, figure, paragraph, table
+from qat.reporting.page import Section, Tile, command_lines, facts, figure, paragraph, table
 from qat.reporting.svg import escaped, legend, short, shortened_name
 from qat.reporting.told import course_names, stages
 from qat.vocabulary.listing import dimensions
@@ -90,7 +91,7 @@ def history(run: Facts) -> Section:
         rows.append(("pictures", str(checkpoint.preparation)))
     body = [facts(rows)]
     for number, (title, settings, command) in enumerate(stages(checkpoint), 1):
-        said = f"<pre>{escaped(command)}</pre>\n" if command else ""
+        said = command_lines([command]) if command else ""
         body.append(f'<div class="card stage"><h3>{number}. {escaped(title)}</h3>{facts(settings)}{said}</div>\n')
     if not checkpoint.history:
         body.append(paragraph("The checkpoint keeps no history: it was made from Python.", "note"))
@@ -239,10 +240,12 @@ def _cards(run: Facts) -> list[str]:
         parts = [f"<h3>{escaped(x.name)}</h3>"]
         said = f"SQNR {decibels(x.sqnr)} dB, cosine {x.cosine:.5f}, {100 * x.codes_used:.0f} % of the codes used"
         parts.append(paragraph(said))
-        for cell in x.weights:
-            for node in nodes.get(cell, ())[:1]:
-                parts.append(figure(weights_chart(node, run.diagnosis.weights.get(cell))))
-                parts.append(paragraph(_said_of_weight(cell, node, run.diagnosis.weights.get(cell)), "note"))
+        for name in x.weights:
+            for node, cell in nodes.get(name, ())[:1]:
+                own = {local: run.checkpoint.params[f"{name}.{local}"] for local in cell.params()}
+                weights, steps = codes_and_steps(node, cell, own)
+                parts.append(figure(weights_chart(name, weights, steps)))
+                parts.append(paragraph(_said_of_weight(name, node, weights), "note"))
         codes = run.diagnosis.codes.get(x.name)
         if codes is not None:
             parts.append(figure(activation_chart(x.name, codes)))
@@ -257,27 +260,26 @@ def _cards(run: Facts) -> list[str]:
     return found
 
 
-def linear_nodes(run: Facts) -> Mapping[str, Sequence[IntegerLinear]]:
-    """The integer nodes of each cell with a weight."""
-    cells = {node.name: node.cell_name for node in run.checkpoint.graph.nodes}
-    found: dict[str, list[IntegerLinear]] = {}
+def linear_nodes(run: Facts) -> Mapping[str, Sequence[tuple[IntegerLinear, LinearCell]]]:
+    """The integer nodes of each cell with a weight, and the cell, by its name."""
+    cells = {node.name: node for node in run.checkpoint.graph.nodes}
+    found: dict[str, list[tuple[IntegerLinear, LinearCell]]] = {}
     for node in run.integers.nodes:
-        if isinstance(node, IntegerLinear) and node.belongs_to in cells:
-            found.setdefault(cells[node.belongs_to], []).append(node)
+        of = cells.get(node.belongs_to)
+        if isinstance(node, IntegerLinear) and of is not None and isinstance(of.cell, LinearCell):
+            found.setdefault(of.cell_name, []).append((node, of.cell))
     return found
 
 
-def _said_of_weight(cell: str, node: IntegerLinear, floats: Array | None) -> str:
-    _, _, codes, _ = codes_and_steps(node, floats)
-    scales = node.weight_scale
-    least, largest = float(scales.min()), float(scales.max())
+def _said_of_weight(name: str, node: IntegerLinear, codes: Array) -> str:
+    least, largest = float(node.weight_scale.min()), float(node.weight_scale.max())
     steps = (
         f"steps of {least:.3g}" if least == largest else f"steps of {least:.3g} to {largest:.3g}, one for each output"
     )
     used = (
         f"{len(np.unique(codes)):,} codes from {codes.min()} to {codes.max()}, {100 * (codes == 0).mean():.1f} % are 0"
     )
-    return f"{cell}: {codes.size:,} weights, {used}; {steps}"
+    return f"{name}: {codes.size:,} weights, {used}; {steps}"
 
 
 def speed(run: Facts) -> Section | None:
@@ -298,7 +300,10 @@ def speed(run: Facts) -> Section | None:
     ]
     body = [
         table(
-            ("file", "runs in", "bytes", "median", "quartiles"), rows, shares=[row["seconds"] / slowest for row in here]
+            ("file", "runs in", "bytes", "median", "quartiles"),
+            rows,
+            shares=[row["seconds"] / slowest for row in here],
+            minor=(2, 4),
         ),
         paragraph(f"One sample, one thread, on {run.bench.get('machine', 'this machine')}.", "note"),
     ]

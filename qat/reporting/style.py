@@ -50,8 +50,10 @@ table.facts td:first-child{color:var(--muted);white-space:nowrap;min-width:6.5re
 tr.total td{font-weight:600;border-bottom:0}
 pre{background:var(--card);border-radius:6px;padding:.7rem .9rem;margin:.6rem 0;white-space:pre-wrap;
 overflow-wrap:anywhere;font:13px/1.5 ui-monospace,"SF Mono",Menlo,Consolas,"DejaVu Sans Mono",monospace}
+pre span{display:inline-block;max-width:100%;vertical-align:top}
 figure{margin:.6rem 0;min-width:0}
 figure svg{display:block;width:100%;height:auto}
+figure svg.plot{fill:var(--ink);width:auto;max-width:100%}
 figcaption{margin-top:.15rem;max-width:46rem}
 .pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,20rem),1fr));gap:.6rem 1.6rem;
 align-items:start}
@@ -61,7 +63,8 @@ align-items:start}
 .flow{display:flex;flex-wrap:wrap;gap:0 1.2rem;align-items:flex-start}
 .flow svg{flex:0 1 22rem;width:min(100%,22rem);height:auto}
 .samples{display:grid;grid-template-columns:repeat(auto-fill,minmax(8.5rem,1fr));gap:.9rem;margin:.8rem 0}
-.samples figure{margin:0}
+.samples pre span{display:inline-block;max-width:100%;vertical-align:top}
+figure{margin:0}
 .samples img{display:block;width:100%;max-width:9.5rem;height:auto;border-radius:4px;background:var(--card)}
 .samples img.small{image-rendering:pixelated}
 .legend{display:flex;flex-wrap:wrap;gap:.1rem 1.1rem;font-size:.87rem;color:var(--muted);margin:.15rem 0;
@@ -95,13 +98,14 @@ svg .cell{stroke:var(--paper);stroke-width:1}
 svg .empty{fill:var(--card)}
 .stages{margin-top:1rem}
 footer{margin-top:3rem;color:var(--muted);font-size:.87rem}
-@media (max-width:600px){body{padding:1.1rem .9rem 2rem}
+@media (max-width:600px){.samples{grid-template-columns:repeat(auto-fill,minmax(6.4rem,1fr))}
+body{padding:1.1rem .9rem 2rem}
 h1{font-size:1.35rem}
 .tiles{grid-template-columns:1fr 1fr}
 th,td{padding:.2rem .4rem;font-size:.85rem}
 td.share{min-width:3rem}
 .minor{display:none}
-th:first-child,td:first-child{min-width:4.2rem}
+th:first-child,td:first-child{min-width:5.4rem}
 .tile b{font-size:1.15rem}}
 @media print{body{font-size:10.5pt;max-width:none;padding:0}
 nav{display:none}
@@ -111,7 +115,7 @@ section{margin-top:1.4rem}
 h2,h3{break-after:avoid}
 .wide{overflow:visible}
 .cards{grid-template-columns:1fr 1fr 1fr;gap:.5rem}
-table{font-size:8.5pt}
+table{font-size:8pt}
 th,td{padding:.12rem .4rem}
 *{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
 @page{margin:14mm}

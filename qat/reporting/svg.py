@@ -199,8 +199,11 @@ def short(value: float) -> str:
 
 
 def shortened_name(name: str, most: int) -> str:
-    """A name in at most so many characters: what is left out is its beginning."""
-    return name if len(name) <= most else f"…{name[1 - most :]}"
+    """A name in at most so many characters: what is left out is from its middle, since many begin or end alike."""
+    if len(name) <= most:
+        return name
+    head = max(most, 2) // 2 - 1
+    return f"{name[:head]}…{name[head + 1 - max(most, 2) :]}"
 
 
 def _apart(ends: tuple[float, float]) -> tuple[float, float]:

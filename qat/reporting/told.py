@@ -7,6 +7,7 @@ from typing import Any
 
 from qat.errors import shortened
 from qat.training.checkpoint import COURSE, Checkpoint
+from qat.training.resuming import COMMAND
 
 #: Of a training: what is said of it, by the name in its record, in this order; what is at its default is left out.
 SAID: dict[str, tuple[str, Any]] = {
@@ -43,7 +44,7 @@ def stages(checkpoint: Checkpoint) -> list[tuple[str, list[tuple[str, str]], str
     """What was done to a network, the oldest first: a title, what is said of it, and the command where it is known."""
     found = []
     for record in reversed(checkpoint.history):
-        found.append((title(record), _settings(record), str(record.get("command", ""))))
+        found.append((title(record), _settings(record), str(record.get(COMMAND, ""))))
     return found
 
 
@@ -77,11 +78,14 @@ def _settings(record: Mapping[str, Any]) -> list[tuple[str, str]]:
         return [
             (words, _value(record[key]))
             for key, (words, default) in SAID.items()
-            if key in record and record[key] != default and record[key] is not None
+            if key in record
+            and record[key] != default
+            and record[key] is not None
+            and not (key == "data_path" and COMMAND in record)
         ]
     flat: list[tuple[str, str]] = []
     for key, value in record.items():
-        if key in (COURSE, "command"):
+        if key in (COURSE, COMMAND):
             continue
         inner = value if isinstance(value, Mapping) else {key: value}
         flat += [(name.replace("_", " "), _value(x)) for name, x in inner.items() if _is_said(x)]
