@@ -319,6 +319,17 @@ def test_what_does_not_apply_is_left_out(
     assert "No training has kept its course" in text
 
 
+def test_of_several_outputs_each_is_told_with_its_name() -> None:
+    report = made(Two(), vectors(), (CLASSES, RNG.normal(size=30)), SEVERAL, num_bits=(3, 4))
+    which, _ = gather.judged_differently(report.facts)
+    number = int(which[0])
+    kind, size = (x[number] for x in report.facts.outputs)
+    text = plain(report.html)[plain(report.html).index(f"sample {number} ") :].partition(" sample ")[0]
+    assert f"kind: is {CLASSES[number]} kind: float: " in text
+    assert f"kind: integers: {int(kind.argmax())} size: is " in text
+    assert f"size: integers: {float(size[0]) + 0.0:.4g}" in text
+
+
 def test_a_reconstruction_has_a_report() -> None:
     class Same(Numbers):
         def __init__(self) -> None:
@@ -460,6 +471,7 @@ def test_ticks_are_round_and_few() -> None:
         "3M",
         "2e-5",
     ]
+    assert [svg.in_bytes(x) for x in (276, 63_123, 4_789_120)] == ["276 B", "63.1 kB", "4.79 MB"]
     assert [svg.shortened_name("blocks/1/conv", k) for k in (13, 8, 1)] == ["blocks/1/conv", "blo…conv", "…v"]
 
 

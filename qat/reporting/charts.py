@@ -21,6 +21,7 @@ MOST_BARS = 64  #: of a histogram
 MOST_LINES = 20  #: of a grid whose codes are drawn one by one
 FOUR_DIGITS = 10_000  #: counts below fit a square of a confusion matrix
 LEAST_SHARE = 1e-4  #: of the numbers of a histogram; rarer ones are cut off below
+LEAST_WIDTH = 200.0  #: of a confusion matrix, for what stands below it
 WIDTH, HEIGHT = 440.0, 230.0  #: of a chart that stands alone
 CARD = (290.0, 128.0)  #: of one on a layer's card
 CALM = ("var(--card)", "var(--c0)")
@@ -260,8 +261,8 @@ def confusion_chart(counts: Array, names: Sequence[str], title: str, other: Arra
     classes = len(counts)
     cell = 30.0 if classes <= 12 else 340.0 / classes
     left = 16.0 + 6.0 * min(max(map(len, names)), 12)
-    drawing = Drawing(left + cell * classes + 6, 44 + cell * classes + 20, title)
-    drawing.text(0, 12, title, "name")
+    drawing = Drawing(max(left + cell * classes + 6, LEAST_WIDTH), 44 + cell * classes + 20, title)
+    drawing.text(0, 12, shortened_name(title, int(drawing.width / 8)), "name")
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     for row in range(classes):
         y = 42 + row * cell

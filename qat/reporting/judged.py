@@ -10,13 +10,14 @@ from qat.reporting.gather import Facts, confusions, judged_differently
 from qat.reporting.page import Section, figure, paragraph, table
 from qat.reporting.samples import drawn
 from qat.reporting.svg import escaped
-from qat.vocabulary.arrays import as_arrays, as_tuple
+from qat.vocabulary.arrays import as_tuple
 from qat.vocabulary.ops import Array
 
 MOST_CLASSES = 40  #: of a drawn confusion matrix
 MOST_CONFUSED = 15  #: rows of the table in its place
 MOST_SAMPLES = 24  #: that are drawn
 MOST_NUMBERS = 4  #: that fit a caption
+MAP = 3  #: axes of an output that has something to say of each pixel
 
 
 def accuracy(run: Facts) -> Section:
@@ -101,34 +102,44 @@ def samples(run: Facts) -> Section:
     images = as_tuple(picked.images)
     figures = []
     for place, number in enumerate(shown.tolist()):
-        said = _judged(run, number, as_tuple(picked.labels)[0][place] if picked.labels is not None else None)
+        said = _judged(run, number, tuple(x[place] for x in picked.outputs))
         pictures = "".join(drawn(np.asarray(x[place]), f"sample {number}") for x in images)
         lines = "<br>".join(map(escaped, said))
         figures.append(f"<figure>{pictures}<figcaption>{lines}</figcaption></figure>")
     return Section(title, text, body=f'<div class="samples">{"".join(figures)}</div>\n', short="Samples")
 
 
-def _judged(run: Facts, number: int, label: Array | None) -> list[str]:
-    own, of_float = (as_tuple(x)[0][number] for x in (as_arrays(run.outputs), as_arrays(run.float_outputs)))
+def _judged(run: Facts, number: int, labels: tuple[Array, ...]) -> list[str]:
+    """What is said of a sample: lines, of several outputs after the name of each. labels: of each output; none where unknown."""
+    parts = run.task.parts if isinstance(run.task, tasks.Several) else (tasks.OutputTask("", run.task),)
+    known = (
+        labels if len(labels) == len(parts) == len(run.outputs) and not run.unmeasured else (None,) * len(run.outputs)
+    )
     lines = [f"sample {number:,}"]
-    if isinstance(run.task, tasks.Classification):
+    for place, (own, of_float, label) in enumerate(zip(run.outputs, run.float_outputs, known, strict=True)):
+        part = parts[place] if len(parts) == len(run.outputs) else tasks.OutputTask("", run.task)
+        before = f"{part.output}: " if part.output else ""
+        lines += [before + line for line in _of_output(run, part.task, own[number], of_float[number], label)]
+    return lines
+
+
+def _of_output(run: Facts, task: tasks.Task, own: Array, of_float: Array, label: Array | None) -> list[str]:
+    if isinstance(task, tasks.Classification) and own.ndim == 1:
         names = class_names(run, len(own))
-        if label is not None and not run.unmeasured:
-            lines.append(f"is {names[int(label)]}")
-        return [*lines, f"float: {names[int(of_float.argmax())]}", f"integers: {names[int(own.argmax())]}"]
-    if own.size <= 4:
-        if label is not None and np.size(label) <= MOST_NUMBERS:
-            lines.append(f"is {_numbers(np.asarray(label))}")
-        return [*lines, f"float: {_numbers(of_float)}", f"integers: {_numbers(own)}"]
-    if own.ndim == 3 and isinstance(run.task, tasks.Segmentation):
+        known = [] if label is None else [f"is {names[int(label)]}"]
+        return [*known, f"float: {names[int(of_float.argmax())]}", f"integers: {names[int(own.argmax())]}"]
+    if own.size <= MOST_NUMBERS:
+        known = [] if label is None or np.size(label) > MOST_NUMBERS else [f"is {_numbers(np.asarray(label))}"]
+        return [*known, f"float: {_numbers(of_float)}", f"integers: {_numbers(own)}"]
+    if own.ndim == MAP and isinstance(task, tasks.Segmentation):
         same = (own.argmax(axis=0) == of_float.argmax(axis=0)).mean()
-        return [*lines, f"{100 * (1 - same):.2f} % of the pixels get another class"]
+        return [f"{100 * (1 - same):.2f} % of the pixels get another class"]
     error = float(np.sqrt(((own.astype(np.float64) - of_float) ** 2).mean()))
-    return [*lines, f"outputs differ by {error:.3g} (RMS)"]
+    return [f"outputs differ by {error:.3g} (RMS)"]
 
 
 def _numbers(values: Array) -> str:
-    return ", ".join(f"{x:.4g}" for x in np.ravel(values).tolist())
+    return ", ".join(f"{x + 0.0:.4g}" for x in np.ravel(values).tolist())
 
 
 def decibels(value: float) -> str:

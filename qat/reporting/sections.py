@@ -22,7 +22,7 @@ from qat.reporting.gather import Facts
 from qat.reporting.judged import accuracy, decibels, samples
 from qat.reporting.network import network_drawing
 from qat.reporting.page import Section, Tile, command_lines, facts, figure, paragraph, table
-from qat.reporting.svg import escaped, legend, short, shortened_name
+from qat.reporting.svg import escaped, in_bytes, legend, short, shortened_name
 from qat.reporting.told import course_names, stages
 from qat.vocabulary.listing import dimensions
 from qat.vocabulary.ops import Array
@@ -38,11 +38,11 @@ def tiles(run: Facts) -> list[Tile]:
         found.append(Tile(run.task.value(name, run.float_metrics[name]), f"{label} in float"))
         found.append(Tile(run.task.value(name, run.metrics[name]), f"{label} of the integers"))
     if run.stored:
-        found.append(Tile(f"{short(run.bytes)}B", f"{run.bytes:,} bytes of constants"))
+        found.append(Tile(in_bytes(run.bytes), f"{run.bytes:,} bytes of constants"))
     memory, what = (
         (run.activations, "bytes of activations") if run.arena is None else (run.arena, "bytes of arena, in C")
     )
-    found.append(Tile(f"{short(memory)}B", f"{memory:,} {what}"))
+    found.append(Tile(in_bytes(memory), f"{memory:,} {what}"))
     found.append(Tile(short(run.macs), f"{run.macs:,} MACs for a sample"))
     if run.certificates:
         differ = sum(x.differ for x in run.certificates)

@@ -96,7 +96,7 @@ svg .lanearrow{fill:var(--c)}
 svg .limit{stroke:var(--c,var(--muted));stroke-width:1.4;stroke-dasharray:4 3;fill:none}
 svg .cell{stroke:var(--paper);stroke-width:1}
 svg .empty{fill:var(--card)}
-.stages{margin-top:1rem}
+.pair.stages{margin-top:1rem;grid-template-columns:repeat(auto-fill,minmax(min(100%,20rem),1fr))}
 footer{margin-top:3rem;color:var(--muted);font-size:.87rem}
 @media (max-width:600px){.samples{grid-template-columns:repeat(auto-fill,minmax(6.4rem,1fr))}
 body{padding:1.1rem .9rem 2rem}

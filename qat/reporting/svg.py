@@ -198,6 +198,12 @@ def short(value: float) -> str:
     return f"{value:.3g}" if abs(value) >= 1e-4 or value == 0.0 else f"{value:.0e}".replace("e-0", "e-")
 
 
+def in_bytes(size: int) -> str:
+    """A number of bytes in few characters: 63.1 kB."""
+    text = short(size)
+    return f"{text[:-1]} {text[-1]}B" if text[-1].isalpha() else f"{text} B"
+
+
 def shortened_name(name: str, most: int) -> str:
     """A name in at most so many characters: what is left out is from its middle, since many begin or end alike."""
     if len(name) <= most:
