@@ -110,11 +110,10 @@ def samples(run: Facts) -> Section:
 
 
 def _judged(run: Facts, number: int, labels: tuple[Array, ...]) -> list[str]:
-    """What is said of a sample: lines, of several outputs after the name of each. labels: of each output; none where unknown."""
+    """What is said of a sample: lines, of several outputs after the name of each. labels: of each; none where unknown."""
     parts = run.task.parts if isinstance(run.task, tasks.Several) else (tasks.OutputTask("", run.task),)
-    known = (
-        labels if len(labels) == len(parts) == len(run.outputs) and not run.unmeasured else (None,) * len(run.outputs)
-    )
+    of_each = len(labels) == len(run.outputs) and not run.unmeasured
+    known = labels if of_each else (None,) * len(run.outputs)
     lines = [f"sample {number:,}"]
     for place, (own, of_float, label) in enumerate(zip(run.outputs, run.float_outputs, known, strict=True)):
         part = parts[place] if len(parts) == len(run.outputs) else tasks.OutputTask("", run.task)
