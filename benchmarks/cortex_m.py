@@ -24,7 +24,7 @@ import numpy as np
 import qat
 from qat.cli import run_script
 from qat.console import print_table
-from qat.deploy.interfaces import Measured
+from qat.deploy.measuring import Measured
 from qat.integer import IntegerGraph
 from qat.integer.fixed_point import ARITHMETICS
 from qat.networks import create

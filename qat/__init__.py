@@ -126,6 +126,7 @@ if TYPE_CHECKING:  # what _LATER has
     from qat.imports.export import export
     from qat.imports.model import import_model
     from qat.imports.prepare import export_params, prepare
+    from qat.reporting.report import report
     from qat.training import trackers
     from qat.training.distillation import Teaching, teach
     from qat.training.loop import evaluate_accuracy, evaluate_metrics, train
@@ -259,6 +260,7 @@ __all__ = [
     "quantizers",
     "reestimate_batch_norm",
     "repair",
+    "report",
     "step_params",
     "target",
     "target_names",
@@ -283,6 +285,7 @@ _LATER = {
     "qat.analysis.diagnosis": ("diagnose",),
     "qat.analysis.repair": ("repair",),
     "qat.analysis.repaired": ("Repair", "TargetMissedError"),
+    "qat.reporting.report": ("report",),
     "qat.imports.export": ("export",),
     "qat.imports.model": ("import_model",),
     "qat.imports.prepare": ("export_params", "prepare"),

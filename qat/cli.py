@@ -8,6 +8,7 @@ import importlib
 import itertools
 import os
 import re
+import shlex
 import signal
 import sys
 import threading
@@ -296,6 +297,7 @@ def run_script(
         if this_worker().rank or sys.stdout is None:  # the first of several workers speaks for all
             sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (for as long as the process lives)
         args = parser.parse_args(arguments)
+        args.command_line = shlex.join([*parser.prog.split(), *arguments])
         args.chosen_threads = _choose_threads(args)
         output = LastingOutput(sys.stdout)
         plain = PlainOutput(output)

@@ -40,6 +40,7 @@ GROUPS = {
         "summary": "parameters, MACs, bits and bytes, layer by layer",
         "sensitivity": "what each layer costs at few bits",
         "diagnose": "where accuracy goes, layer by layer, and advice",
+        "report": "an HTML page of a run, or of two side by side",
         "doctor": "what is installed and works here",
         "help": "read a page of the documentation",
         "completion": "a script that lets the shell complete commands",

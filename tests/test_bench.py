@@ -15,7 +15,7 @@ from test_c import emulated, macros
 import qat
 from qat.analysis.timing import alternate_timed
 from qat.deploy.floats import export_float
-from qat.deploy.interfaces import IsTimed
+from qat.deploy.measuring import IsTimed
 from qat.registry import TARGETS, installed
 from qat.scripts import bench
 from qat.targets.c import target as c_target

@@ -28,8 +28,8 @@ from qat.errors import one_line
 from qat.integer import IntegerGraph, evaluate
 from qat.names import LONGEST, check_name, is_name
 from qat.registry import BACKENDS, TARGETS
+from qat.reporting.page import Section, html_page
 from qat.study import Task
-from qat.study.report import Section, html_report
 from qat.targets.c.ends import ends_in_c
 from qat.targets.c.text import plain
 from qat.targets.c.writer import Writer
@@ -467,7 +467,7 @@ def test_c_includes_no_file_whose_name_it_cannot_write(name: str) -> None:
 def test_a_page_escapes_every_text() -> None:
     text = "".join(SEEN) + "<b>&\"'\n"
     picture = heat_map([[1.0]], ["</script>\x1b["], ["??/"], title="<b>--></svg>", x_label="x", y_label="y", unit="z")
-    page = html_report(text, [text], [text], [Section(text, text, (text, text), [(text, text)], picture)])
+    page = html_page(text, [text], [text], [Section(text, text, (text, text), [(text, text)], picture)])
     for raw in ("</script>", "<b>", "--></svg>", "\x1b", "\r", "\u202e", "\u2028"):
         assert raw not in page, raw
     assert page.count("</svg>") == 1

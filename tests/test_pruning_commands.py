@@ -35,7 +35,7 @@ def test_pruned_tuned_quantized_and_certified(slim: Path, tmp_path: Path, capsys
     assert f"{total_macs(before.graph):,} -> {total_macs(after.graph):,}" in out
     assert "Accuracy before: " in out
     assert after.history[0]["pruning"]["method"] == "slimming"
-    assert after.history[1:] == before.history
+    assert after.history[1:] == before.past
 
     common = ["--data_path", "digits", "--epochs", "2"]
     sparsity = ["--sparsity", "0.5", "--sparsity_begin", "4", "--sparsity_end", "30", "--sparsity_frequency", "8"]

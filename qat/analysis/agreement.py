@@ -106,42 +106,48 @@ class Codes:
         high: the highest centred code.
 
     Attributes:
+        scale, low, high: as given.
+        given: how often a float number is rounded to each code, from the lowest to the highest, int64.
+        made: how often the integers have it.
+        least: the smallest float number.
+        largest: the largest one.
         clipped: float numbers that lie beyond the grid by more than half a step.
         clip_error: the sum of squares of what is clipped off them.
         numbers: all of them.
     """
 
     def __init__(self, scale: float, low: int, high: int) -> None:
-        self._scale, self._low, self._high = scale, low, high
-        self._given = np.zeros(high - low + 1, np.int64)  # how often a float number is rounded to a code
-        self._made = np.zeros(high - low + 1, np.int64)  # how often the integers have it
+        self.scale, self.low, self.high = scale, low, high
+        self.given, self.made = np.zeros(high - low + 1, np.int64), np.zeros(high - low + 1, np.int64)
+        self.least, self.largest = math.inf, -math.inf
         self.clipped, self.numbers, self.clip_error = 0, 0, 0.0
 
     def add(self, f: Array, codes: Array) -> None:
         """Count a batch: float numbers, and the integers' centred codes."""
-        steps = f.ravel().astype(np.float64) / self._scale
-        inside = np.clip(steps, self._low, self._high)
+        self.least, self.largest = min(self.least, float(f.min())), max(self.largest, float(f.max()))
+        steps = f.ravel().astype(np.float64) / self.scale
+        inside = np.clip(steps, self.low, self.high)
         beyond = np.abs(steps - inside)
         self.clipped += int((beyond > 0.5).sum())
-        self.clip_error += float(beyond @ beyond) * self._scale**2
+        self.clip_error += float(beyond @ beyond) * self.scale**2
         self.numbers += steps.size
-        size = len(self._given)
-        self._given += np.bincount(np.rint(inside).astype(np.int64) - self._low, minlength=size)
-        self._made += np.bincount(np.rint(codes.ravel()).astype(np.int64) - self._low, minlength=size)
+        size = len(self.given)
+        self.given += np.bincount(np.rint(inside).astype(np.int64) - self.low, minlength=size)
+        self.made += np.bincount(np.rint(codes.ravel()).astype(np.int64) - self.low, minlength=size)
 
     @property
     def used(self) -> float:
         """The share of the codes that the integers have at least once."""
-        return float((self._made > 0).mean())
+        return float((self.made > 0).mean())
 
     def halved_error(self, error: float) -> float:
         """What ``error``, the sum of squared errors of rounding and clipping, would be with a range half as wide.
 
         A step half as wide leaves a quarter of the rounding's error, and numbers beyond the new range lose what lies beyond.
         """
-        codes = np.arange(self._low, self._high + 1, dtype=np.float64)
-        beyond = codes - np.clip(codes, self._low / 2.0, self._high / 2.0)
-        clipped = float((self._given * beyond**2).sum()) * self._scale**2
+        codes = np.arange(self.low, self.high + 1, dtype=np.float64)
+        beyond = codes - np.clip(codes, self.low / 2.0, self.high / 2.0)
+        clipped = float((self.given * beyond**2).sum()) * self.scale**2
         return max(error - self.clip_error, 0.0) / 4.0 + self.clip_error + clipped
 
     def doubled_error(self, error: float) -> float:

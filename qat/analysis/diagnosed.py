@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from qat.analysis.agreement import Codes
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,7 @@ class Diagnosis:
         layers: in the order of the network.
         outputs: in the order of the network's outputs.
         advice: what to do, at least one.
+        codes: by the layer's name, how its float numbers and its integers lie on the grid, summed over all samples.
     """
 
     network: str
@@ -114,6 +118,7 @@ class Diagnosis:
     layers: tuple[Layer, ...]
     outputs: tuple[Output, ...]
     advice: tuple[Advice, ...]
+    codes: Mapping[str, Codes] = field(default_factory=dict, compare=False)
 
     def __repr__(self) -> str:
         found = ", ".join(f"{x.name}: {x.sqnr:.1f} dB" for x in self.outputs)

@@ -269,7 +269,8 @@ class _Passes:
             )
             for name, x, same in zip(self._graph.outputs, self._outputs, self._same, strict=True)
         )
-        return Diagnosis(self._graph.name, samples, layers, outputs, advice_on(layers, outputs))
+        codes = {name.removesuffix(SUFFIX): row.codes for name, row in self._rows.items() if row.codes is not None}
+        return Diagnosis(self._graph.name, samples, layers, outputs, advice_on(layers, outputs), codes)
 
     def _layer(self, name: str, row: _Row, blame: float) -> Layer:
         quantizers = [cell.weight_quantizer for _, cell in row.quantized]

@@ -198,7 +198,7 @@ def _calibrations(
 
     def calibrated(told: Mapping[str, Any], settings: Mapping[str, Any]) -> Checkpoint:
         found = calibrate(checkpoint.graph, checkpoint.params, images, ops=ops, **told, **settings)
-        return replace(checkpoint.derived(found.graph, found.params), history=(*found.history, *checkpoint.history))
+        return replace(checkpoint.derived(found.graph, found.params), history=(*found.history, *checkpoint.past))
 
     def quantize(**settings: Any) -> Checkpoint:
         found = calibrated(alike, settings)

@@ -20,7 +20,8 @@ import numpy as np
 from qat.analysis.timing import Times, alternate_timed
 from qat.cli import run_script
 from qat.console import print_table, result
-from qat.deploy.interfaces import IsEmulated, IsTimed, Measured, Target
+from qat.deploy.interfaces import Target
+from qat.deploy.measuring import IsEmulated, IsTimed, Measured
 from qat.errors import QatError
 from qat.scripts.common.files import check_file, trusted_target
 from qat.scripts.common.flags import add_trust_argument

@@ -16,10 +16,10 @@ from qat.cli import run_script
 from qat.console import print_table, wrote
 from qat.errors import QatError
 from qat.files import check_writable, write_atomically
+from qat.reporting.page import Section, html_page
 from qat.scripts.training_diagnostics import add_models_arguments, chosen_models, pruned_version
 from qat.study.layers import Layer, layers_of
 from qat.study.pictures import accuracy_picture, profile_picture, roc_picture, weights_picture
-from qat.study.report import Section, html_report
 from qat.study.results import Model, models_in, read_model, roc, short_name, table_name
 
 
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> None:
         sections = [*_study_sections(chosen[0][0].parent), *sections]
         lines = [f"Data: {models[0].data}, from {models[0].folds[0].result['source']}."]
         title = f"{checkpoints[0].graph.name}: widths and pruning"
-        write_atomically(args.report, html_report(title, lines, args.command, sections).encode())
+        write_atomically(args.report, html_page(title, lines, args.command, sections).encode())
         wrote(args.report)
 
 

@@ -11,21 +11,20 @@ import io
 import math
 import sys
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 
 from qat.analysis.choosing import NEAREST
 from qat.analysis.diagnosed import Diagnosis, Layer
-from qat.analysis.diagnosis import completed, diagnose
+from qat.analysis.diagnosis import diagnose
 from qat.analysis.figures import COLOURS, Picture, check_picture, plain_text
+from qat.analysis.float_outputs import calibrated_with, float_params
 from qat.cli import run_script
 from qat.console import note, print_table, result, wrote
 from qat.data import Split
 from qat.errors import QatError
 from qat.files import check_writable, write_atomically
 from qat.graph import Params
-from qat.passes.rescale_channels import rescaled_like
 from qat.registry import evaluation_ops
 from qat.scripts.common.files import load_checkpoint, load_data
 from qat.scripts.common.flags import add_backend_arguments, add_checkpoint_argument, add_data_argument, seed
@@ -84,8 +83,8 @@ def run(args: argparse.Namespace) -> None:
     found = diagnose(checkpoint.graph, checkpoint.params, split.images, float_params=floats, ops=ops)
     data = f"{found.samples:,} {args.split} images"
     print_arithmetic(checkpoint.graph)
-    moved = _calibrated(checkpoint, "rounding") - {NEAREST, None}
-    if floats is None and (moved or True in _calibrated(checkpoint, "bias_correction")):
+    moved = calibrated_with(checkpoint, "rounding") - {NEAREST, None}
+    if floats is None and (moved or True in calibrated_with(checkpoint, "bias_correction")):
         what = "weights" if moved else "biases"
         note(
             f"its {what} were changed for its integers, so that in float it is not the network that it came from; "
@@ -120,22 +119,12 @@ def _chosen(args: argparse.Namespace, split: Split) -> Split:
 
 
 def _float_params(path: str, quantized: Checkpoint) -> Params:
-    """Of the float checkpoint, with the factors of the quantized one, so that the numbers of each layer can be compared."""
+    """Of the float checkpoint, for the quantized one's graph."""
     checkpoint = load_checkpoint(path, quantized=False)
     try:
-        params = completed(quantized.graph, checkpoint.params)
+        return float_params(checkpoint, quantized)
     except QatError as error:
         raise QatError(f"--float_ckpt {path}: {error}") from None
-    return (
-        rescaled_like(quantized.graph, params, quantized.params)
-        if True in _calibrated(quantized, "equalize")
-        else params
-    )
-
-
-def _calibrated(quantized: Checkpoint, setting: str) -> set[Any]:
-    """The values that a setting had in the calibrations of its history."""
-    return {(record.get("calibration") or {}).get(setting) for record in quantized.history}
 
 
 def _row(x: Layer) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from qat.cli import run_script
 from qat.console import print_table, result
 from qat.data.loading import READERS
 from qat.deploy.inference import trace
-from qat.deploy.interfaces import IsEmulated
+from qat.deploy.measuring import IsEmulated
 from qat.errors import QatError
 from qat.extras import how_to_install
 from qat.integer import trace_codes

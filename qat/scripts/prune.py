@@ -24,7 +24,7 @@ from qat.pruning.importance import METHODS, Importance
 from qat.scripts.common.files import check_checkpoint_path, load_checkpoint, load_data
 from qat.scripts.common.flags import add_backend_arguments, add_checkpoint_argument, seed
 from qat.scripts.common.plan import add_writing_arguments, check_outputs, of_data, of_graph, stop_if_dry
-from qat.scripts.common.printing import print_metric
+from qat.scripts.common.printing import print_metric, told
 from qat.tasks import Task
 from qat.training.checkpoint import Checkpoint
 from qat.training.loop import check_labels, evaluate_metrics
@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> None:
         raise QatError(f"{args.ckpt_path}: with these arguments nothing is removed; raise --ratio, or lower the limit")
     names = ("method", "ratio", "max_macs", "max_params", "scope", "minimum", "multiple_of", "drop_blocks", "batches")
     record = {"pruning": {name: getattr(args, name) for name in (*names, "batch_size", "seed")}}
-    pruned = replace(checkpoint.derived(graph, params), history=(record, *checkpoint.history))
+    pruned = replace(checkpoint.derived(graph, params), history=(record | told(args), *checkpoint.past))
     pruned.save(path)
     _report(args, checkpoint, pruned, dataset)
     wrote(path)

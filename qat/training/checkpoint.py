@@ -11,7 +11,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,11 @@ from qat.graph.graph import MOST_PARAMETERS
 from qat.reading import LARGEST_JSON, kind_of, open_regular, reading
 from qat.registry import suffixed
 from qat.tasks import Classification, Task
-from qat.training.monitor import Progress
+from qat.training.monitor import Epoch, Progress
 from qat.vocabulary.ops import Array
 
 FORMAT = "qat-checkpoint-1"
+COURSE = "course"  #: in a record of the history: the epochs of a training that is over
 #: Bytes of a file: parameters, those of the best epoch and three moments of each, for the largest graph.
 LARGEST = 5 * 4 * MOST_PARAMETERS + (1 << 28)
 
@@ -87,11 +88,33 @@ class Checkpoint:
         return Checkpoint(
             graph,
             params,
-            history=self.history,
+            history=self.past,
             preparation=self.preparation,
             task=self.task,
             class_names=self.class_names,
         )
+
+    @property
+    def past(self) -> tuple[Mapping[str, Any], ...]:
+        """The history for a network that is made from this one: the newest training has its epochs with it, so that what is
+        made later can still show how this one was trained (``courses``).
+        """
+        if not self.progress.epochs or not self.history:
+            return self.history
+        first, *others = self.history
+        records = [{name: x for name, x in asdict(epoch).items() if x is not None} for epoch in self.progress.epochs]
+        return ({**first, COURSE: records}, *others)
+
+    @property
+    def courses(self) -> tuple[tuple[Epoch, ...], ...]:
+        """The epochs of each training of the history that kept them, the oldest training first, the current one last.
+
+        Raises:
+            QatError: where such a record is damaged.
+        """
+        earlier = [record[COURSE] for record in reversed(self.history) if COURSE in record]
+        found = [Progress.from_json({"epochs": course}).epochs for course in earlier]
+        return (*found, self.progress.epochs) if self.progress.epochs else tuple(found)
 
     def kept(self) -> dict[str, str]:
         """What the network is for and what is known of the data, for the metadata of checkpoints and exported files.

@@ -35,7 +35,7 @@ from qat.training.objectives import for_task
 from qat.training.optimizer import learning_rate
 from qat.training.recipe import Recipe
 from qat.training.reestimate import check_reestimation, reestimated
-from qat.training.resuming import training_record
+from qat.training.resuming import COMMAND, training_record
 from qat.training.trackers import Tracker, check_trackers, flat
 from qat.training.workers import this_worker
 from qat.vocabulary.arrays import Arrays, as_arrays, as_tuple
@@ -114,15 +114,15 @@ def train(
     entry = training_record(backend, dataset, recipe, device_target, compile, task, loss)
     if objective is not None:
         if loss is not None:
-            raise QatError(
-                f"{type(objective).__name__} with a loss of your own: only one is minimised; leave one of them out"
-            )
+            raise QatError(f"{type(objective).__name__} with a loss of your own: only one is minimised; leave one out")
         objective = for_task(objective, task)
         fields = asdict(objective)  # type: ignore[call-overload]
         entry["objective"] = {"type": type(objective).__name__, **{k: v for k, v in fields.items() if k != "task"}}
     entry |= record or {}
     held = dataset.held_back(recipe.validation, recipe.seed) if recipe.validation else dataset
     course = course_of(start, held, recipe, entry, stop_after)
+    if start.step and COMMAND in start.history[0]:  # that which began it
+        entry[COMMAND] = start.history[0][COMMAND]
     check_reestimation(start.graph, recipe.reestimate_bn, len(held.train))
     to_finish = (recipe.keep_best or recipe.reestimate_bn) and course.whole
     if start.progress.finished or (start.step >= course.end and not to_finish):

@@ -17,6 +17,7 @@ from qat.training.devices import threads_in_use
 from qat.training.optimizer import Optimizer
 from qat.training.recipe import Recipe
 
+COMMAND = "command"  #: of a record: the command line that made it, on which nothing depends
 LENGTHLESS = ("constant", "halving", "plateau")  #: schedules whose rates do not depend on the number of epochs
 
 
@@ -57,7 +58,7 @@ def check_continues(start: Checkpoint, record: Mapping[str, Any]) -> None:
     if isinstance(before.get("optimizer"), dict):
         before["optimizer"] = {**asdict(Optimizer()), **before["optimizer"]}
     any_length = record["lr_schedule"] in LENGTHLESS  # what was done does not depend on how much was to follow
-    keys = [key for key in {**before, **record} if not (any_length and key == "epochs")]
+    keys = [key for key in {**before, **record} if key != COMMAND and not (any_length and key == "epochs")]
     if "threads" not in before or "threads" not in record:  # then nothing is known of them
         keys = [key for key in keys if key != "threads"]
     changed = [key for key in keys if before.get(key) != record.get(key)]

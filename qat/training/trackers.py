@@ -14,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from qat import hints
 from qat.errors import QatError, one_line, shortened
+from qat.extras import how_to_install
 from qat.plugins import Group, own_object
 from qat.training.event_file import EventFile
 
@@ -196,9 +197,7 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _missing(name: str, extra: str) -> QatError:
-    return QatError(
-        f"--log_to {name}: needs the package {name!r}, which is not installed: pip install 'qat-engine[{extra}]'"
-    )
+    return QatError(f"--log_to {name}: needs the package {name!r}, which is not installed: {how_to_install(extra)}")
 
 
 @contextlib.contextmanager

@@ -17,7 +17,8 @@ from qat.analysis.calibration import calibrate
 from qat.analysis.metrics import total_macs
 from qat.data import Dataset, Split
 from qat.deploy.certificate import Certificate
-from qat.deploy.interfaces import CountsBytes, CountsMemory, IsEmulated, RunsFilesOfOthers
+from qat.deploy.interfaces import CountsBytes, CountsMemory, RunsFilesOfOthers
+from qat.deploy.measuring import IsEmulated
 from qat.deploy.verify import export_verified
 from qat.errors import QatError
 from qat.files import check_writable

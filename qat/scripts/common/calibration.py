@@ -18,6 +18,7 @@ from qat.data import Dataset
 from qat.errors import QatError
 from qat.registry import evaluation_ops
 from qat.scripts.common.flags import boolean
+from qat.scripts.common.printing import told
 from qat.training.checkpoint import Checkpoint
 from qat.vocabulary.arrays import Arrays, as_arrays, as_tuple
 
@@ -118,7 +119,7 @@ def calibrated(args: argparse.Namespace, checkpoint: Checkpoint, dataset: Datase
     print_calibration(record)
     return replace(
         result,
-        history=(record, *checkpoint.history),
+        history=(record | told(args), *checkpoint.past),
         preparation=dataset.preparation or checkpoint.preparation,
         task=checkpoint.task,
     )

@@ -1,4 +1,4 @@
-"""What several commands print: metrics and certificates."""
+"""What several commands print: metrics and certificates; and what they keep of themselves."""
 
 from __future__ import annotations
 
@@ -18,6 +18,13 @@ from qat.integer.fixed_point import ARITHMETICS
 from qat.tasks import Task, main
 from qat.training.checkpoint import Checkpoint
 from qat.training.loop import evaluate_metrics
+from qat.training.resuming import COMMAND
+
+
+def told(args: argparse.Namespace) -> dict[str, str]:
+    """The command line, for the history of what it makes; nothing where a function was called."""
+    line = getattr(args, "command_line", None)
+    return {} if line is None else {COMMAND: line}
 
 
 def print_accuracies(args: argparse.Namespace, before: Checkpoint, after: Checkpoint, dataset: Dataset) -> None:

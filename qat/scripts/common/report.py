@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from math import prod
 from typing import Any
 
-import qat
 from qat.analysis.metrics import FLOAT_BITS, information_bits, measure
 from qat.console import Column, count, print_table, result
-from qat.deploy.interfaces import CountsBytes, CountsMemory
 from qat.graph import Graph
-from qat.integer import FloatLayer, IntegerGraph
+from qat.integer import IntegerGraph
 from qat.integer.memory import activation_memory
+from qat.reporting.costs import arena_bytes, by_layer, stored_bytes
 from qat.vocabulary.listing import dimensions
 from qat.vocabulary.ops import Array
 
@@ -31,24 +30,14 @@ def print_summary(
     bytes as the C target stores them, of layers that are left in float those of their numbers.
     """
     layers = measure(graph, params, with_bias=with_bias)
-    if integers is None:
-        stored = {x.name: x.parameters * FLOAT_BITS // 8 for x in layers if x.parameters}
-        information = {name: size * 8 for name, size in stored.items()}
-    else:
-        target = qat.target("C")
-        assert isinstance(target, CountsBytes)
-        floats = {
-            x.name: x.numbers * FLOAT_BITS // 8 for x in integers.nodes if isinstance(x, FloatLayer) and x.numbers
-        }
-        stored = floats | target.storage(integers.without_float_layers, packing=packing)
-        information = information_bits(integers)
+    stored = stored_bytes(layers, integers, packing)
+    information = {name: size * 8 for name, size in stored.items()} if integers is None else information_bits(integers)
 
     rows: list[tuple[Any, ...]] = []
     for x in layers:
         costs = (x.parameters, x.macs, x.bops, x.weight_bits, x.activation_bits)
         rows.append((x.name, x.cell, x.shape, *costs, information.get(x.name), stored.get(x.name)))
-    known = {x.name for x in layers}
-    other = sum(size for name, size in stored.items() if name not in known)
+    other = by_layer(layers, stored)[1]
     rows += [("tables of fake quantizers", *[None] * 8, other)] if other else []
     total = {
         "parameters": sum(x.parameters for x in layers),
@@ -87,12 +76,10 @@ def print_summary(
     else:
         peak = activation_memory(integers).size
         alone = f"peak memory of activations: {peak:,} bytes, inputs included"
-        if any(isinstance(x, FloatLayer) for x in integers.nodes):
+        arena = arena_bytes(integers, packing)
+        if arena is None:
             result(alone, peak_bytes=peak)
         else:
-            memory = qat.target("C")
-            assert isinstance(memory, CountsMemory)
-            arena = memory.arena_bytes(integers, packing=packing)
             result(
                 f"arena of its C file: {arena:,} bytes, with scratch memory and without inputs that are read in place; {alone}",
                 arena_bytes=arena,

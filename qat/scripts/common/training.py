@@ -20,7 +20,7 @@ from qat.scripts.common import few_bits, sparsity
 from qat.scripts.common.files import check_checkpoint_path, load_data, read_data
 from qat.scripts.common.flags import PREPARATION, boolean, length, print_fitted, seed
 from qat.scripts.common.plan import add_writing_arguments, check_outputs, of_data, of_graph, stop_if_dry
-from qat.scripts.common.printing import note_if_guessing, print_arithmetic, print_metrics
+from qat.scripts.common.printing import note_if_guessing, print_arithmetic, print_metrics, told
 from qat.scripts.common.tasks import add_loss_arguments, add_task_argument, loss_of, with_task, with_weights
 from qat.training import trackers
 from qat.training.checkpoint import Checkpoint
@@ -268,7 +268,7 @@ def train_and_save(
             dataset,
             plan,
             objective=objective,
-            record=None if teaching is None else teaching.record,
+            record={**({} if teaching is None else teaching.record), **told(args)},
             device_target=args.device_target,
             compile=args.compile,
             log_every=args.log_every.within(span, least=1),

@@ -28,8 +28,8 @@ from qat.registry import TARGETS
 from qat.targets.c.arduino import arduino_library as arduino_library  # of qat.deploy.interfaces.MakesArduinoLibrary
 from qat.targets.c.clock import clocked, timed_options
 from qat.targets.c.cortex_m.cores import CORES
-from qat.targets.c.cortex_m.cores import emulator as emulator  # of qat.deploy.interfaces.IsEmulated
-from qat.targets.c.cortex_m.measure import measure as measure  # of qat.deploy.interfaces.IsEmulated
+from qat.targets.c.cortex_m.cores import emulator as emulator  # of qat.deploy.measuring.IsEmulated
+from qat.targets.c.cortex_m.measure import measure as measure  # of qat.deploy.measuring.IsEmulated
 from qat.targets.c.described import described
 from qat.targets.c.ends import ends_in_c
 from qat.targets.c.file import File, load, write
@@ -201,7 +201,7 @@ def _loaded(path: str | Path, arithmetic: str | None) -> File:
 
 @contextlib.contextmanager
 def timed(path: str | Path, samples: Arrays) -> Iterator[Callable[[int], float]]:
-    """Seconds of so many inferences on this machine (``qat.deploy.interfaces.IsTimed``), of the file compiled for its own
+    """Seconds of so many inferences on this machine (``qat.deploy.measuring.IsTimed``), of the file compiled for its own
     processor, by ``clock.OPTIONS`` and $CFLAGS. What the file says is run (see ``predict``).
     """
     with clocked(path, load(path), samples) as seconds:

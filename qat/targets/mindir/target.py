@@ -97,7 +97,7 @@ def runtime() -> str:
 
 @contextlib.contextmanager
 def timed(path: str | Path, samples: Arrays) -> Iterator[Callable[[int], float]]:
-    """Seconds of so many runs of a graph cell (``qat.deploy.interfaces.IsTimed``)."""
+    """Seconds of so many runs of a graph cell (``qat.deploy.measuring.IsTimed``)."""
     with clocked(path, load(path), samples) as seconds:
         yield seconds
 

@@ -178,7 +178,7 @@ def opened(path: str | Path, *, threads: int = 1) -> Callable[[Arrays], Arrays]:
 
 @contextlib.contextmanager
 def timed(path: str | Path, samples: Arrays) -> Iterator[Callable[[int], float]]:
-    """Seconds of so many runs of a session of one thread (``qat.deploy.interfaces.IsTimed``)."""
+    """Seconds of so many runs of a session of one thread (``qat.deploy.measuring.IsTimed``)."""
     model = load(path)
     with clocked(path, model, ends_in(path, model), samples) as seconds:
         yield seconds

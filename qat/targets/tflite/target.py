@@ -292,7 +292,7 @@ def predict_of_others(path: str | Path, numbers: Array) -> Array:
 
 @contextlib.contextmanager
 def timed(path: str | Path, samples: Arrays) -> Iterator[Callable[[int], float]]:
-    """Seconds of so many runs of an interpreter of one thread (``qat.deploy.interfaces.IsTimed``), with its default kernels."""
+    """Seconds of so many runs of an interpreter of one thread (``qat.deploy.measuring.IsTimed``), with its default kernels."""
     file, litert = (
         load(path),
         Child("qat.targets.tflite.run"),

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qat.deploy.interfaces import Measured
+from qat.deploy.measuring import Measured
 from qat.errors import QatError
 from qat.targets.c.cortex_m.board import EXCLUDED, LINKER, MAIN, PLUGIN, RESERVED, START
 from qat.targets.c.cortex_m.cores import GCC, HOST, NM, QEMU, SIZE, Core, core_named, missing_tools
