@@ -18,8 +18,8 @@ def _callback_class() -> type[Any]:
     names = [name for name in ("lightning", "pytorch_lightning") if importlib.util.find_spec(name) is not None]
     if not names:
         raise QatError(
-            f"callback: for PyTorch it is one of Lightning, which is not installed: {how_to_install('lightning')}; in a loop of "
-            "your own use qat.QuantSchedule"
+            f"callback: for PyTorch it is one of Lightning, which is not installed: {how_to_install('lightning')}; in a "
+            "loop of your own use qat.QuantSchedule"
         )
     base: type[Any] = importlib.import_module("lightning.pytorch" if names[0] == "lightning" else names[0]).Callback
 
