@@ -236,7 +236,9 @@ def add_command_arguments(
     )
     output = parser.add_argument_group("output")
     output.add_argument("--quiet", action="store_true", help="print results, notes and errors alone")
-    output.add_argument("--json", action="store_true", help="print the results as one JSON document (docs/commands.md)")
+    output.add_argument(
+        "--json", action="store_true", help="print the results as one JSON document ('qat help commands')"
+    )
 
 
 @_noting()
