@@ -143,8 +143,8 @@ def _table(args: argparse.Namespace, entries: Sequence[Entry]) -> int:
     else:
         found = {row.name: row for row in load_rows(args.rows)}
         rows = [found[name] for name in wanted if name in found]
-    for key, columns, lines in (("accuracy", ACCURACY, accuracy_rows(rows)), ("cost", COST, cost_rows(rows))):
-        result(**{key: [dict(zip(columns, line, strict=True)) for line in lines]})
+    result(accuracy=[dict(zip(ACCURACY, line, strict=True)) for line in accuracy_rows(rows)])
+    result(cost=[dict(zip(COST, line, strict=True)) for line in cost_rows(rows)])
     print_whole(markdown(ACCURACY, accuracy_rows(rows)))
     print_whole(markdown(COST, cost_rows(rows)), end="")
     return 0
