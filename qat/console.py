@@ -214,10 +214,12 @@ def result(text: str = "", **data: Any) -> None:
 
 
 def print_whole(text: str, end: str = "\n") -> None:
-    """Print a text for another program, as a script or Markdown, whose lines are not broken."""
-    stream = _REPORT.get().stream
-    stream.flush()
-    getattr(stream, "behind", stream).write(text + end)
+    """Print a text for another program, as a script or Markdown, whose lines are not broken; with --json it is a result's."""
+    report = _REPORT.get()
+    if not report.as_json:
+        report.stream.flush()
+        whole = "\n".join(map(one_line, text.split("\n")))
+        getattr(report.stream, "behind", report.stream).write(whole + end)
 
 
 def wrote(path: Any, words: str = "saved", more: str = "", **data: Any) -> None:

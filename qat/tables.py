@@ -181,13 +181,23 @@ def _divided(headings: Sequence[str], cells: Sequence[Sequence[str]], width: int
     ]
 
 
-def _broken(text: str, width: int) -> str:
-    """A text in lines, broken behind spaces and the signs in names and paths, and elsewhere where there are none."""
+def broken(text: str, width: int) -> str:
+    """A text in lines, broken behind spaces and the signs in names and paths, and elsewhere where there are none.
+
+    Args:
+        text: on one line.
+        width: of a line, in columns.
+
+    Returns:
+        The same characters in lines, but for spaces at their ends.
+    """
     lines = [""]
     for part in re.split(r"(?<=[\s./_])", text):
         if cell_len(lines[-1] + part.rstrip()) > width and lines[-1]:
             lines.append("")
         lines[-1] += part
+        while cell_len(lines[-1].rstrip()) > width:
+            lines[-1:] = [lines[-1][:width], lines[-1][width:]]
     return "\n".join(line.rstrip() for line in lines)
 
 
@@ -205,7 +215,7 @@ def _table(
             width=None if widths is None else widths[index],
         )
     for row in cells:
-        table.add_row(*map(Text, row if widths is None else map(_broken, row, widths)))
+        table.add_row(*map(Text, row if widths is None else map(broken, row, widths)))
     if widths is None:
         table.width = _natural(headings, cells, padding)  # whatever the console has
     return table

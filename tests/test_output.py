@@ -17,7 +17,7 @@ from rich.cells import cell_len
 import qat
 from qat.cli import main
 from qat.commands import COMMANDS
-from qat.console import Column, Pulse, Report, note, print_table, reporting, result, silent, width
+from qat.console import Column, Pulse, Report, note, print_table, print_whole, reporting, result, silent, width
 from qat.tables import folded
 
 CKPT, QUANT, FEW, FILE = "net.ckpt", "net_quant.ckpt", "few.ckpt", "net.onnx"
@@ -203,6 +203,14 @@ def test_what_is_given_once_is_printed_or_kept(capsys: pytest.CaptureFixture[str
         "rows": [{"layer": "a", "share": 0.625, "raw": [1]}, {"layer": "b", "share": None, "raw": None}],
         "notes": ["mind [this]"],
     }
+
+
+def test_what_is_printed_whole_has_no_effect_on_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    print_whole("a\x1b[2J" + "b" * 100 + "\nc")
+    assert capsys.readouterr().out == "a\\x1b[2J" + "b" * 100 + "\nc\n"
+    with reporting(Report(as_json=True)):
+        print_whole("script")
+    assert capsys.readouterr().out == ""
 
 
 def test_lines_are_folded_at_spaces_and_paths_stay_whole() -> None:

@@ -127,6 +127,13 @@ DRY = {
     "export-params": ["export-params", "--backend", "torch", "--ckpt_path", "net.ckpt", "--file", "new.pt"],
     "data": ["data", "mnist", "--out", "new"],
     "create-data": ["create-data", "--data_path", "digits", "--out", "new"],
+    "train-gtc": ["train-gtc", "--data_path", "digits", "--basedirectory", "new"],
+    "train-lenet5": ["train-lenet5", "--data_path", "digits", "--checkpoint-dir", "new", "--epoch-end", "2"],
+    "demo": ["demo", "--data_path", "digits", "--out", "new"],
+    "zoo fetch": ["zoo", "fetch", "mnist_cnn", "--out", "new.ckpt"],
+    "zoo make": ["zoo", "make", "ic01", "--out", "new"],
+    "search": ["search", "--ckpt_path", "net.ckpt", "--data_path", "digits", "--out", "new"],
+    "train-svhn": ["train-svhn", "--data_path", "digits", "--models", "new"],
     "train-and-quantize": ["train-and-quantize", "--data_path", "digits", "--save-model-name", "new"],
 }
 

@@ -15,6 +15,7 @@ from qat.files import check_writable
 from qat.networks import create
 from qat.scripts.common.files import load_data
 from qat.scripts.common.flags import add_backend_arguments
+from qat.scripts.common.plan import add_writing_arguments, of_data, stop_if_dry
 from qat.scripts.common.printing import main_value, print_certificate
 from qat.training.checkpoint import Checkpoint
 from qat.training.loop import evaluate_accuracy, train
@@ -28,15 +29,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_backend_arguments(parser)
     parser.add_argument("--out", default="out/demo", help="folder for the checkpoints and the exported files")
+    add_writing_arguments(parser, replaces=False)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command. Returns the exit status."""
     out = Path(args.out)
-    check_writable(out / "lenet.ckpt")
     backend, target = qat.backend(args.backend), qat.target("ONNX")
     graph = create("lenet").graph()
     dataset = load_data(args.data_path, graph)
+    names = ("lenet.ckpt", "lenet_quant.ckpt", "lenet_float.onnx", "lenet.onnx")
+    stop_if_dry(
+        args,
+        "train, quantize, evaluate, export and verify",
+        reads=[(args.data_path, of_data(dataset))],
+        writes=[out / name for name in names],
+    )
+    check_writable(out / names[0])
     small = len(dataset.train) < 10_000
     recipe = Recipe(epochs=20 if small else 4, lr=0.02)
     print(f"{dataset.name}: {len(dataset.train):,} training and {len(dataset.test):,} test images", flush=True)

@@ -32,7 +32,6 @@ from qat.scripts.common.printing import print_arithmetic
 from qat.training.checkpoint import Checkpoint
 
 IMAGES = 128
-LONGEST = 14  #: characters of a layer's name in the table, so that a line has at most 100
 COLUMNS = (
     "layer",
     "bits",
@@ -129,7 +128,7 @@ def _float_params(path: str, quantized: Checkpoint) -> Params:
 
 def _row(x: Layer) -> tuple[str, ...]:
     return (
-        x.name if len(x.name) <= LONGEST else f"..{x.name[2 - LONGEST :]}",
+        x.name,
         f"{x.weight_bits or '-'}/{x.activation_bits}",
         f"{100 * x.blame:.1f}",
         _db(x.sqnr),

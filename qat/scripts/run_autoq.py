@@ -28,6 +28,7 @@ from qat.graph import Graph
 from qat.passes.share_grids import grid_groups
 from qat.scripts.common.files import load_checkpoint
 from qat.scripts.common.flags import add_arithmetic_argument, add_checkpoint_argument, arithmetic_settings
+from qat.scripts.common.plan import of_data, of_graph, stop_if_dry
 from qat.scripts.search_architecture import add_search_arguments, fixed, prepared
 from qat.scripts.train_svhn import numbers, width_settings
 from qat.study.layers import costs_of
@@ -131,6 +132,12 @@ def run(args: argparse.Namespace) -> None:
         raise QatError(f"--rate is {args.rate}; use a number above 1")
     dataset, recipe = prepared(args, checkpoint.graph.shapes[checkpoint.graph.inputs[0].name])
     backend, folder = qat.backend(args.backend), Path(args.out)
+    stop_if_dry(
+        args,
+        f"try {args.trials} times, {args.epochs} epochs each",
+        reads=[(args.ckpt_path, of_graph(checkpoint.graph)), (args.data_path, of_data(dataset))],
+        writes=[folder],
+    )
     start = merged(checkpoint, dataset)
     bits = args.reference_bits
     same = chosen_widths(start.graph, lambda what, layer: bits)

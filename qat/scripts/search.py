@@ -23,6 +23,7 @@ from qat.graph import Graph
 from qat.pruning import channel_groups, l1_importance, prune_channels
 from qat.scripts.common.files import load_checkpoint
 from qat.scripts.common.flags import add_checkpoint_argument, arithmetic_settings
+from qat.scripts.common.plan import of_data, of_graph, stop_if_dry
 from qat.scripts.run_autoq import add_widths_arguments, merged, settings_of, suggested_widths
 from qat.scripts.search_architecture import add_search_arguments, fixed, prepared
 from qat.study.layers import costs_of
@@ -61,6 +62,12 @@ def run(args: argparse.Namespace) -> None:
         raise QatError(f"--limit is {args.limit:g}; use a number of {BUDGETS[args.budget]} above 0")
     dataset, recipe = prepared(args, checkpoint.graph.shapes[checkpoint.graph.inputs[0].name])
     backend, folder = qat.backend(args.backend), Path(args.out)
+    stop_if_dry(
+        args,
+        f"try {args.trials} times, {args.epochs} epochs each",
+        reads=[(args.ckpt_path, of_graph(checkpoint.graph)), (args.data_path, of_data(dataset))],
+        writes=[folder],
+    )
     start = merged(checkpoint, dataset)
     importance = l1_importance(start.graph, start.params)
     sizes = {group.name: len(group.units) for group in channel_groups(start.graph)}

@@ -19,6 +19,7 @@ from qat.data import load
 from qat.errors import QatError
 from qat.networks import SvhnCnn
 from qat.scripts.common.flags import add_backend_arguments, add_data_argument, seed
+from qat.scripts.common.plan import add_writing_arguments, of_data, stop_if_dry
 from qat.study.search import SAMPLERS, Search, goodness, train_trial, trial_recipe
 from qat.study.training import study_data
 from qat.training.checkpoint import Checkpoint
@@ -35,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_search_arguments(parser: argparse.ArgumentParser, *, out: str, epochs: int, trials: int) -> None:
     """What all searches take."""
+    add_writing_arguments(parser, replaces=False)
     parser.add_argument("--flagfile", metavar="FILE.cfg", help="arguments from a file, one --name=value a line")
     add_data_argument(parser, prepared=False)
     add_backend_arguments(parser)
@@ -83,6 +85,12 @@ def run(args: argparse.Namespace) -> None:
     dataset, recipe = prepared(args, (channel, 32, 32))
     backend = qat.backend(args.backend)
     folder = Path(args.out)
+    stop_if_dry(
+        args,
+        f"try {args.trials} times, {args.epochs} epochs each",
+        reads=[(args.data_path, of_data(dataset))],
+        writes=[folder],
+    )
 
     def objective(trial: Any) -> float:
         graph = SvhnCnn(channel=channel, **suggested(trial)).graph()  # raises where nothing is left of the image

@@ -28,6 +28,7 @@ from qat.integer.fixed_point import ARITHMETICS
 from qat.networks import LeNetGTC
 from qat.scripts.common.files import load_data
 from qat.scripts.common.flags import add_arithmetic_argument, add_backend_arguments, seed
+from qat.scripts.common.plan import add_writing_arguments, of_data, of_graph, stop_if_dry
 from qat.scripts.common.printing import note_if_guessing
 from qat.scripts.common.training import add_tracker_argument
 from qat.training import trackers
@@ -53,9 +54,12 @@ FIGURES = (
     "regularization_term",
 )
 
+NO_SETTINGS = ("given", "quiet", "json", "dry_run")  #: arguments that say nothing of the training
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's flags."""
+    add_writing_arguments(parser, replaces=False)
     parser.add_argument("--basedirectory", default="gtc", help="folder that holds one folder for each experiment")
     parser.add_argument("--name_of_experiment", help="folder of this one (default: made of the three lambdas)")
     parser.add_argument("--data_path", default="MNIST_Data", help="folder of MNIST, as 'qat data mnist' makes it")
@@ -114,9 +118,15 @@ def run(args: argparse.Namespace) -> None:
     dataset = load_data(args.data_path, graph)
     folder = Path(args.basedirectory) / (args.name_of_experiment or _name(objective))
     last = folder / "last.ckpt"
+    stop_if_dry(
+        args,
+        f"train {recipe.epochs} epochs",
+        reads=[("LeNet-GTC", of_graph(graph)), (args.data_path, of_data(dataset))],
+        writes=[folder],
+    )
     check_writable(last)
     speaks = not this_worker().rank
-    settings = {name: value for name, value in vars(args).items() if name != "given"}
+    settings = {name: value for name, value in vars(args).items() if name not in NO_SETTINGS}
     if speaks:
         write_atomically(folder / "config.json", json.dumps(settings, indent=2, sort_keys=True).encode() + b"\n")
     start = Checkpoint(graph, graph.initial_params(args.seed))

@@ -33,6 +33,7 @@ from qat.scripts.common.flags import (
     boolean,
     seed,
 )
+from qat.scripts.common.plan import add_writing_arguments, stop_if_dry
 from qat.study import Study, Task, run_study
 from qat.study.executors import Executor, LocalExecutor, RayExecutor
 from qat.study.results import MIXED, table_name
@@ -98,6 +99,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     pruning.add_argument("--prune_end", type=int, default=8000, metavar="STEP", help="at most half of all steps")
     pruning.add_argument("--prune_frequency", type=int, default=100, metavar="STEPS", help="between two prunings")
     add_executor_arguments(parser)
+    add_writing_arguments(parser, replaces=False)
 
 
 FLAG: dict[str, Any] = {"nargs": "?", "const": True, "default": False, "type": boolean, "metavar": "BOOL"}
@@ -131,6 +133,9 @@ def run(args: argparse.Namespace) -> int:
     models = list(dict.fromkeys(task.settings["label"]["model"] for task in tasks))
     print(f"{len(tasks)} trainings of {len(models)} models in batches of {batch_size}: {', '.join(models)}")
     runner = executor(args, folder)  # refuses what it cannot do before there is a folder
+    stop_if_dry(
+        args, f"train {len(tasks)} times", reads=[(args.data_path, f"{len(models)} models' data")], writes=[folder]
+    )
     with Study(folder) as study:
         rows = run_study(study, tasks, runner, is_trained, progress=progress_of)
     return report(folder, rows)

@@ -20,9 +20,9 @@ from qat.console import Column, print_table, print_whole, result, wrote
 from qat.data import Split
 from qat.deploy.verify import export_verified
 from qat.errors import QatError
-from qat.files import check_writable
 from qat.registry import formats, suffixed
 from qat.scripts.common.flags import add_arithmetic_argument, add_backend_arguments
+from qat.scripts.common.plan import add_writing_arguments, check_outputs, stop_if_dry
 from qat.scripts.common.printing import print_certificate
 from qat.training.checkpoint import Checkpoint
 from qat.zoo.entry import Entry
@@ -93,6 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--rows", metavar="FOLDER", help="of which the tables are (default: those of 'qat help zoo')")
     add_backend_arguments(parser)
+    add_writing_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -142,6 +143,8 @@ def _table(args: argparse.Namespace, entries: Sequence[Entry]) -> int:
     else:
         found = {row.name: row for row in load_rows(args.rows)}
         rows = [found[name] for name in wanted if name in found]
+    result(accuracy=[dict(zip(ACCURACY, line, strict=True)) for line in accuracy_rows(rows)])
+    result(cost=[dict(zip(COST, line, strict=True)) for line in cost_rows(rows)])
     print_whole(markdown(ACCURACY, accuracy_rows(rows)))
     print_whole(markdown(COST, cost_rows(rows)), end="")
     return 0
@@ -167,6 +170,7 @@ def _order(args: argparse.Namespace, out: Path, widths: Sequence[str], formats: 
 def _make(args: argparse.Namespace, entries: Sequence[Entry]) -> int:
     out = Path(args.out)
     order = _order(args, out, args.widths or WIDTHS, args.formats)
+    stop_if_dry(args, f"make {', '.join(entry.name for entry in entries)}", writes=[out])
     rows: list[Row] = []
     for entry in entries:
         row, _ = make(entry, _places(args, out), order, _say)
@@ -190,7 +194,8 @@ def _fetch(args: argparse.Namespace, entry: Entry) -> int:
         raise QatError(
             f"--out {path}: what it is to hold is not known, as its name ends in none of {', '.join(endings)}; use one of these"
         )
-    check_writable(path)
+    check_outputs(args, path)
+    stop_if_dry(args, f"fetch {entry.name} at {widths[0]}", writes=[path])
     if is_kept(entry.name) and widths == [WIDTH] and args.arithmetic is None:
         checkpoint, row = load(entry.name), figures_of(entry.name)
     else:

@@ -1,4 +1,4 @@
-"""Lists of named things as plain text of at most 80 columns, where names allow it, and as HTML for notebooks."""
+"""Lists of named things as plain text of at most 80 columns, and as HTML for notebooks."""
 
 from __future__ import annotations
 
@@ -7,8 +7,13 @@ import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
+
+from qat.tables import broken
 
 WIDTH = 80  #: columns of a terminal
+GAP = 2  #: columns between two columns of texts
+LEAST = 12  #: columns that a text has at least
 INDENT = "    "  #: before what is said of a row in further lines
 NO_BREAK = "\N{NO-BREAK SPACE}"
 
@@ -54,9 +59,10 @@ class Listing:
             max(len(text) for text in texts)
             for texts in zip(self.columns, *(row.texts for row in self.rows), strict=True)
         ]
-        lines = [self.title, _line(self.columns, widths)]
+        widths = _narrowed(widths)
+        lines = [self.title, *_lines(self.columns, widths)]
         for row in self.rows:
-            lines.append(_line(row.texts, widths))
+            lines += _lines(row.texts, widths)
             whole = re.sub("<[^>]*>", lambda found: found[0].replace(" ", NO_BREAK), row.more)
             more = textwrap.wrap(
                 whole,
@@ -85,5 +91,18 @@ def dimensions(shape: Sequence[int]) -> str:
     return " x ".join(map(str, shape))
 
 
-def _line(texts: Sequence[str], widths: Sequence[int]) -> str:
-    return "  ".join(text.ljust(width) for text, width in zip(texts, widths, strict=True)).rstrip()
+def _narrowed(widths: Sequence[int]) -> list[int]:
+    """The widest columns made narrower, until a line fits."""
+    found = list(widths)
+    while sum(found) + GAP * (len(found) - 1) > WIDTH and max(found) > LEAST:
+        found[found.index(max(found))] -= 1
+    return found
+
+
+def _lines(texts: Sequence[str], widths: Sequence[int]) -> list[str]:
+    """A row, in several lines where a text is wider than its column."""
+    cells = [broken(text, width).split("\n") for text, width in zip(texts, widths, strict=True)]
+    return [
+        (" " * GAP).join(part.ljust(width) for part, width in zip(parts, widths, strict=True)).rstrip()
+        for parts in zip_longest(*cells, fillvalue="")
+    ]

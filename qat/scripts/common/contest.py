@@ -26,6 +26,7 @@ from qat.graph import Graph
 from qat.registry import backend_names
 from qat.scripts.common.files import load_data
 from qat.scripts.common.flags import seed
+from qat.scripts.common.plan import add_writing_arguments, of_data, stop_if_dry
 from qat.scripts.common.printing import print_arithmetic
 from qat.tasks import Classification
 from qat.training.checkpoint import Checkpoint
@@ -71,6 +72,7 @@ class Stage:
 
 def add_training_arguments(parser: argparse.ArgumentParser, *, folder: str, epochs: int) -> None:
     """The contest's flags for training, and ours for data and backend."""
+    add_writing_arguments(parser, replaces=False)
     parser.add_argument(
         "--checkpoint-dir", default=folder, metavar="FOLDER", help="for one checkpoint an epoch: epoch-0.ckpt ..."
     )
@@ -129,6 +131,12 @@ def train_stages(args: argparse.Namespace, graph: Graph, stages: Sequence[Stage]
     dataset = load_data(args.data_path, graph)
     if args.hold_back:
         dataset = dataset.held_back(args.hold_back)
+    stop_if_dry(
+        args,
+        f"train epochs {args.epoch_start} to {args.epoch_end - 1}",
+        reads=[(args.data_path, of_data(dataset))],
+        writes=[folder / f"epoch-{epoch}.ckpt" for epoch in range(args.epoch_start, args.epoch_end)],
+    )
     check_writable(folder / "epoch-0.ckpt")
     last = Checkpoint.load(args.last_checkpoint) if args.last_checkpoint else None
     first, before = 0, None  # the epoch that the stage begins with; the epochs of the stage before
