@@ -120,7 +120,8 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
     """
     paths = list(contents)
     if len(paths) == 1:
-        return write_atomically(paths[0], contents[paths[0]])
+        write_atomically(paths[0], contents[paths[0]])
+        return
     first, folder, record = paths[0], paths[0].parent, _record(paths[0])
     if any(_record(path) != record for path in paths):
         raise ValueError(
