@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import qat
 from qat.analysis.timing import alternate_timed
 from qat.deploy.floats import export_float
 from qat.deploy.measuring import IsTimed
+from qat.extras import how_to_install
 from qat.registry import TARGETS, installed
 from qat.scripts import bench
 from qat.targets.c import target as c_target
@@ -175,6 +178,21 @@ def test_the_doctor_says_it_below_its_table(
     assert max(map(len, table.splitlines())) < 130
     assert table.count("see below") == 2
     assert "\nC on emulated processors: an emulated Cortex-M needs arm-none-eabi-gcc" in below
+
+
+def test_the_doctor_says_what_works_and_what_to_type_for_the_rest(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("keras", "ai_edge_litert"):
+        monkeypatch.setitem(sys.modules, name, None)  # Python's own way to say: not installed
+    status, out, _ = run(capsys, "doctor", "--quick")
+    assert status == 0
+    summary = out.rpartition("\n\n")[2]
+    assert re.search(r"^trains and evaluates with: torch", summary, re.MULTILINE)
+    assert "keras" not in summary.splitlines()[0]
+    assert re.search(r"^not installed.*: backend keras, .*format TFLITE", summary, re.MULTILINE)
+    line = next(line for line in summary.splitlines() if line.startswith("all of that at once: "))
+    assert line.partition(": ")[2].startswith(how_to_install("keras", "tflite").rstrip("]'"))
 
 
 def test_blocks_alternate() -> None:

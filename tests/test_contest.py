@@ -84,7 +84,7 @@ def test_an_epoch_is_a_checkpoint_and_any_can_be_gone_on_from(
 ) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert main(["train-lenet5", *COMMON, "--checkpoint-dir", str(whole), "--epoch-end", "3"]) == 0
-    assert sorted(path.name for path in whole.iterdir()) == [f"epoch-{i}.ckpt" for i in range(3)]
+    assert sorted(path.name for path in whole.glob("*.ckpt")) == [f"epoch-{i}.ckpt" for i in range(3)]
     assert main(["train-lenet5", *COMMON, "--checkpoint-dir", str(parts), "--epoch-end", "1"]) == 0
     again = ["--epoch-start", "1", "--last-checkpoint", str(parts / "epoch-0.ckpt"), "--epoch-end", "3"]
     assert main(["train-lenet5", *COMMON, "--checkpoint-dir", str(parts), *again]) == 0

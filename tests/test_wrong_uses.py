@@ -36,6 +36,9 @@ USES = [
     (f"train {DIGITS} lenet", "lenet", "without a flag before it"),
     (f"train {DIGITS} --backend pytorch", "'pytorch'", "perhaps torch is meant"),
     (f"train {DIGITS} --backend abacus", "--backend: invalid choice: 'abacus'", "choose from"),
+    ("help quntizers", "'quntizers'", "perhaps quantizers is meant"),
+    ("run-config nowhere.yaml", "nowhere.yaml: cannot be read", "each section is a command"),
+    ("run-config types.yaml", "'num_bits'", "each section is a command"),
     ("doctor --fast", "--fast", "'qat doctor --help' says"),
     # -- values
     (f"train {DIGITS} --epochs -1", "epochs is -1", "at least 1"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import platform
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from importlib import metadata
 
@@ -38,11 +38,15 @@ DISTRIBUTIONS = {
     "sklearn": "scikit-learn",
     "absl": "absl-py",
     "mlflow": "mlflow-skinny",
+    "cv2": "opencv-python-headless",
 }
 LONGEST_REMEDY = 60  #: characters in the table; what is longer stands below it
+NOT_INSTALLED = "not installed"
 FAILS = "FAILS: "  #: begins the state of what does not work; the reason follows
 #: What else some commands need, by the pip extra that installs it: packages, commands.
 TOOLS = {
+    "data": (("grain", "cloudpickle"), "--num_workers"),
+    "augment": (("albumentations", "cv2"), "--augment"),
     "image": (("PIL",), "run, evaluate, create-data"),
     "study": (("sklearn", "scipy", "absl"), "digits, SVHN, train-svhn"),
     "plots": (("matplotlib", "jinja2"), "pictures and reports"),
@@ -79,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
         rows += _of_others(kind, group, load, lambda name, entry: ("installed", ""))
     for extra, (packages, commands) in TOOLS.items():
         entry = Entry("", packages, extra)
-        state = ("installed", "") if installed(entry) else ("not installed", _remedy(entry))
+        state = ("installed", "") if installed(entry) else (NOT_INSTALLED, _remedy(entry))
         rows.append((f"for {commands}", _versions(packages), *state))
     failed = [(what, state.removeprefix(FAILS)) for what, _, state, _ in rows if state.startswith(FAILS)]
     long = [(what, remedy) for what, _, _, remedy in rows if len(remedy) > LONGEST_REMEDY]
@@ -90,7 +94,27 @@ def run(args: argparse.Namespace) -> int:
     print_table("What is here", ("", "packages", "state", "what to do"), shown, None)
     for what, reason in failed + long:  # a message in a cell would make each line of the table as long
         result(f"{what}: {reason}")
+    result("")
+    for line in _summary(rows):
+        result(line)
     return int(bool(failed))
+
+
+def _summary(rows: Sequence[tuple[str, str, str, str]]) -> Iterator[str]:
+    """What works, what is missing and what to type, in a few lines."""
+    for kind, verb in (("backend", "trains and evaluates with"), ("format", "writes files of")):
+        parts = [(what.removeprefix(f"{kind} "), state) for what, _, state, _ in rows if what.startswith(f"{kind} ")]
+        works = [name for name, state in parts if state == "installed" or (": exact" in state and FAILS not in state)]
+        yield f"{verb}: {', '.join(works) or 'nothing yet'}"
+    missing = [what for what, _, state, _ in rows if state == NOT_INSTALLED]
+    if missing:
+        extras = [
+            entry.extra for entry in (*BACKENDS.values(), *TARGETS.values()) if entry.extra and not installed(entry)
+        ]
+        extras += [extra for extra, (packages, _) in TOOLS.items() if not installed(Entry("", packages, extra))]
+        yield f"not installed, for those who want it: {', '.join(missing)}"
+        yield f"all of that at once: {how_to_install(*dict.fromkeys(extras))}"
+    yield "to begin: qat demo; to read: qat help"
 
 
 def _of_others(
@@ -124,7 +148,7 @@ def _remedy(entry: Entry) -> str:
 
 def _target_state(name: str, entry: Entry) -> tuple[str, str]:
     if not installed(entry):
-        return "not installed", _remedy(entry)
+        return NOT_INSTALLED, _remedy(entry)
     try:
         qat.target(name).runtime()
         return "installed", ""
@@ -149,7 +173,7 @@ def _emulated(name: str, entry: Entry) -> Iterator[tuple[str, str, str, str]]:
 
 def _backend_state(name: str, entry: Entry, quick: bool) -> tuple[str, str]:
     if not installed(entry):
-        return "not installed", _remedy(entry)
+        return NOT_INSTALLED, _remedy(entry)
     if quick:
         return "installed", ""
     results = list(_probe(name))

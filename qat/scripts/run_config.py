@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from qat.cli import run_script
+from qat.cli import INTERRUPTED, run_script
 from qat.console import print_table
 from qat.scripts.common.steps import CLEAR, Plan, read_plan
 
@@ -41,7 +41,9 @@ def run(args: argparse.Namespace) -> int:
             print(title, flush=True)
             status = plan.run(step)
             if status:
-                print(f"{title} failed; what was done before it is kept" if number > 1 else f"{title} failed")
+                print(
+                    f"{title} {'was interrupted' if status == INTERRUPTED else 'failed'}; call it again to go on from here"
+                )
                 return status
         plan.compare()
     return 0

@@ -153,6 +153,8 @@ class Plan:
         step.arguments = _arguments(step.flags, parser, step.where)
         going_on = self.goes_on(step)
         arguments = [*step.arguments, "--resume"] if going_on else step.arguments
+        if "--yes" in parser._option_string_actions and self._made_before(number):
+            arguments = [*arguments, "--yes"]  # what is replaced is what this step wrote
         del self._done[number:]
         self._note({"begun": self._begun(step, ())})
         heard = _Heard(sys.stdout)
@@ -170,6 +172,10 @@ class Plan:
             {"begun": self._begun(step, outputs), "outputs": digests, "printed": heard.text if not digests else ""}
         )
         return 0
+
+    def _made_before(self, number: int) -> bool:
+        """Whether what a step writes was written by it before."""
+        return bool(self.record) or (number < len(self._done) and "outputs" in self._done[number])
 
     def _finished(self, step: Step) -> int:
         """What ``run`` notes of a training that was there already, where its name is known; else it is run anew."""
