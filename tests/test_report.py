@@ -163,6 +163,24 @@ def test_the_confusion_matrices_add_up_to_the_samples(folder: Path) -> None:
     assert len(which) > 0, "3 bits change nothing, so that nothing was compared"
 
 
+def test_layers_of_a_trained_network_are_compared_with_its_own_parameters(folder: Path) -> None:
+    """Training has moved the weights: against the float checkpoint every layer would look ruined."""
+    checkpoint, plain_network = (Checkpoint.load(folder / f"{name}.ckpt") for name in ("lenet_quant", "lenet"))
+    test = qat.data.load("digits").resized((1, 32, 32)).test
+    alone, with_float = (
+        qat.report(checkpoint, test, float_checkpoint=other, images=16) for other in (None, plain_network)
+    )
+    assert with_float.facts.diagnosis == alone.facts.diagnosis
+    assert with_float.facts.float_metrics == qat.evaluate_metrics(qat.backend("torch"), plain_network, test)
+    assert "Integers against its own parameters in float" in plain(with_float.html)
+    calibrated = Checkpoint.load(folder / "lenet_4.ckpt")
+    page = qat.report(calibrated, test, float_checkpoint=plain_network, images=16)
+    assert "Integers against the float checkpoint" in plain(page.html)
+    other = Residual().graph()
+    with pytest.raises(QatError, match="these are not the float parameters"):
+        qat.report(checkpoint, test, float_checkpoint=Checkpoint(other, other.initial_params()), images=16)
+
+
 def test_histograms_count_every_weight_on_its_code(folder: Path) -> None:
     checkpoint = Checkpoint.load(folder / "lenet_4.ckpt")
     test = qat.data.load("digits").resized((1, 32, 32)).test

@@ -87,6 +87,7 @@ class Facts:
         certificates: of exported files.
         bench: what ``qat bench --json`` printed; None where nothing was measured.
         own_float: whether float is another checkpoint's network, and not the quantized one with its quantizers idle.
+        own_layers: whether layers are compared with it too: not where the network was trained after it was quantized.
         courses: the epochs of each training that kept them, the oldest first.
     """
 
@@ -109,6 +110,7 @@ class Facts:
     certificates: tuple[Certified, ...]
     bench: Mapping[str, Any] | None
     own_float: bool
+    own_layers: bool
     courses: tuple[Any, ...]
 
     @property
@@ -170,7 +172,9 @@ def gather(
     except QatError as error:
         unmeasured, figures = str(error), [{}, {}]
     order = np.sort(np.random.default_rng(SEED).permutation(len(split))[:images])
-    found = diagnose(graph, params, split.chosen(order).images, float_params=floats, ops=ops)
+    # Training has moved the weights: how far its layers are from the float checkpoint's says nothing of quantization.
+    alike = floats is not None and not checkpoint.step
+    found = diagnose(graph, params, split.chosen(order).images, float_params=floats if alike else None, ops=ops)
     layers = measure(graph, params)
     try:
         stored, arena = stored_bytes(layers, integers), arena_bytes(integers)
@@ -196,6 +200,7 @@ def gather(
         certificates=certified,
         bench=measured,
         own_float=float_checkpoint is not None,
+        own_layers=alike,
         courses=courses,
     )
 

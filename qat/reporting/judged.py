@@ -59,7 +59,9 @@ def _agreement(run: Facts) -> str:
     for x in run.diagnosis.outputs:
         same = "" if x.agreement is None else f"{100 * x.agreement:.1f} %"
         rows.append((x.name, decibels(x.sqnr), f"{x.cosine:.5f}", same))
-    caption = f"On {run.diagnosis.samples:,} samples. SQNR: the power of the float numbers over that of the error."
+    floats = "the float checkpoint" if run.own_layers else "its own parameters in float"
+    samples = f"{run.diagnosis.samples:,} samples"
+    caption = f"Against {floats}, on {samples}. SQNR: the power of the float numbers over that of the error."
     return table(("output", "SQNR in dB", "cosine", "same largest number"), rows) + paragraph(caption, "note")
 
 

@@ -141,8 +141,8 @@ def _box(drawing: Drawing, box: Box, y: float) -> None:
     drawing.text(13, y + 28.5, box.lines[0])
     drawing.text(13, y + 40.5, box.lines[1], "small")
     if box.share >= 0.001:
-        drawing.box(BOX - BAR - 7, y + 35, BAR, 5, "fill pale c0", "its share of all bytes", round=2)
-        drawing.box(BOX - BAR - 7, y + 35, max(BAR * box.share, 1.0), 5, "fill c0", "its share of all bytes", round=2)
+        drawing.box(BOX - BAR - 7, y + 22, BAR, 5, "fill pale c0", "its share of all bytes", round=2)
+        drawing.box(BOX - BAR - 7, y + 22, max(BAR * box.share, 1.0), 5, "fill c0", "its share of all bytes", round=2)
 
 
 def _lane(

@@ -109,7 +109,7 @@ def report(
         data: what the samples are, for the page.
         class_names: what the labels mean; by default what the checkpoint says.
         float_checkpoint: of the float network that it was made from, to compare with; None, the default: its own parameters,
-            with every quantizer idle.
+            with every quantizer idle. Layers are compared with its own parameters in any case where training has moved them.
         certificates: exported files, whose certificates are shown; none by default.
         bench: a file with what ``qat bench --json`` printed; None, the default: nothing is said of latency.
         images: on so many of the samples layers are compared with float; 64 by default, or all where there are fewer.

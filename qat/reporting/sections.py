@@ -199,7 +199,7 @@ def layers(run: Facts) -> Section:
     """Each layer: its error, its weights and its activation on their grids."""
     found = run.diagnosis
     advice = "".join(f"<li>{escaped(x.text)}</li>" for x in found.advice)
-    floats = "the float checkpoint" if run.own_float else "its own parameters in float"
+    floats = "the float checkpoint" if run.own_layers else "its own parameters in float"
     text = (
         f"Integers against {floats}, on {found.samples:,} samples. Blame: the share of the outputs' error that a layer causes "
         "alone. Own: its SQNR with that layer alone quantized. Clipped: float numbers beyond the grid."
