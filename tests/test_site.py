@@ -36,13 +36,16 @@ def build(source: Path, out: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The built site's folder."""
-    out = tmp_path_factory.mktemp("site") / "html"
-    done = build(ROOT, out)
+def test_the_site_is_built_without_a_warning_and_is_complete(tmp_path: Path) -> None:
+    """One test, since building takes seconds: the workers of pytest-xdist would build it again."""
+    site = tmp_path / "html"
+    done = build(ROOT, site)
     assert (done.returncode, done.stderr) == (0, "")
-    return out
+    nothing_is_loaded_from_elsewhere_and_every_link_leads_somewhere(site)
+    every_command_has_its_options_and_every_public_name_its_place(site)
+    names_and_commands_in_code_style_lead_to_the_reference(site)
+    a_link_to_a_folder_that_is_no_page_is_plain_text(site)
+    the_search_knows_the_pages(site)
 
 
 class Addresses(HTMLParser):
@@ -67,7 +70,7 @@ class Addresses(HTMLParser):
             self.linked.append(address)
 
 
-def test_nothing_is_loaded_from_elsewhere_and_every_link_leads_somewhere(site: Path) -> None:
+def nothing_is_loaded_from_elsewhere_and_every_link_leads_somewhere(site: Path) -> None:
     pages = {page: Addresses(page) for page in site.rglob("*.html") if "_downloads" not in page.parts}
     assert len(pages) > 80
     elsewhere = {address for page in pages.values() for address in page.loaded if re.match(r"(\w+:)?//", address)}
@@ -86,7 +89,7 @@ def test_nothing_is_loaded_from_elsewhere_and_every_link_leads_somewhere(site: P
     assert re.findall(r"url\(\s*['\"]?(?:https?:)?//", styles) == []
 
 
-def test_every_command_has_its_options_and_every_public_name_its_place(site: Path) -> None:
+def every_command_has_its_options_and_every_public_name_its_place(site: Path) -> None:
     for name in COMMANDS:
         page = (site / "docs" / "reference" / "commands" / f"{name}.html").read_text(encoding="utf-8")
         assert 'class="std option"' in page, name
@@ -94,20 +97,20 @@ def test_every_command_has_its_options_and_every_public_name_its_place(site: Pat
     assert {f"qat.{name}" for name in qat.__all__} - {id_.removeprefix("module-") for id_ in ids} == set()
 
 
-def test_names_and_commands_in_code_style_lead_to_the_reference(site: Path) -> None:
+def names_and_commands_in_code_style_lead_to_the_reference(site: Path) -> None:
     library = (site / "docs" / "library.html").read_text(encoding="utf-8")
     assert 'href="reference/api/' in library
     assert 'href="reference/commands/train-quant.html' in (site / "docs" / "commands.html").read_text(encoding="utf-8")
 
 
-def test_a_link_to_a_folder_that_is_no_page_is_plain_text(site: Path) -> None:
+def a_link_to_a_folder_that_is_no_page_is_plain_text(site: Path) -> None:
     page = site / "docs" / "benchmarks.html"
     assert "The scripts are in benchmarks/ and run" in " ".join(
         re.sub("<[^>]*>", "", page.read_text(encoding="utf-8")).split()
     )
 
 
-def test_the_search_knows_the_pages(site: Path) -> None:
+def the_search_knows_the_pages(site: Path) -> None:
     index = (site / "searchindex.js").read_text(encoding="utf-8")
     assert all(word in index for word in ("requantiz", "train-quant", "certif"))
 

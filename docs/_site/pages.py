@@ -42,7 +42,8 @@ def add_toctrees(app: Sphinx, docname: str, source: list[str]) -> None:
     if docname == "docs/reference/README":
         tables.append(("", app.config.generated_pages, False))
     for title, lines, hidden in tables:
-        options = [*([f":caption: {title}"] if title else []), *([":hidden:"] if hidden else [])]
+        shown = [":hidden:"] if hidden else [":maxdepth: 2", ":includehidden:"]
+        options = [*([f":caption: {title}"] if title else []), *shown]
         source[0] += "\n" + "\n".join(["", "```{toctree}", *options, "", *lines, "```", ""])
 
 
@@ -89,15 +90,16 @@ class LinkedNames(SphinxPostTransform):
             text = node.astext()
             name = re.fullmatch(r"(qat(?:\.\w+)+)(?:\(.*\))?", text)
             command = re.match(r"qat ([a-z][\w-]*)(?= |$)", text)
+            page = f"docs/reference/commands/{command[1]}" if command else None
             if name:
-                target = {"refdomain": "py", "reftype": "obj", "reftarget": name[1]}
-            elif command:
-                target = {"refdomain": "std", "reftype": "ref", "reftarget": f"qat-{command[1]}", "refexplicit": True}
-                if target["reftarget"] not in self.env.domaindata["std"]["labels"]:
-                    continue
+                link: nodes.Element = pending_xref(
+                    "", refdoc=self.env.docname, refwarn=False, refdomain="py", reftype="obj", reftarget=name[1]
+                )
+            elif page in self.env.all_docs:
+                uri = self.app.builder.get_relative_uri(self.env.docname, page)
+                link = nodes.reference("", "", internal=True, refuri=uri)
             else:
                 continue
-            link = pending_xref("", refdoc=self.env.docname, refwarn=False, **target)
             node.replace_self(link)
             link += node
 

@@ -192,7 +192,7 @@ def folding() -> None:
         ),
         (
             "deployed",
-            [("codes of w,\nscale |gamma| / sigma", ORANGE), ("integer\nconvolution", BLUE), ("requantize", ORANGE)],
+            [("codes of w,\nnew scales", ORANGE), ("integer\nconvolution", BLUE), ("requantize", ORANGE)],
         ),
     ]
     with picture("folding.svg", 8.6, 3.2) as axes:
