@@ -44,7 +44,7 @@ def metadata_of(path: Any, target: Target, checkpoint: Checkpoint, arithmetic: s
     """
     tensors = target.tensors(path) if isinstance(target, DescribesTensors) else tensors_of(checkpoint.graph)
     recipe = recipe_of(tensors, checkpoint.preparation)
-    return kept_with(checkpoint, arithmetic) | {RECIPE: json.dumps(recipe)}
+    return kept_with(checkpoint, arithmetic) | {RECIPE: json.dumps(recipe, separators=(",", ":"))}
 
 
 def tensors_of(graph: Graph) -> FileTensors:
@@ -144,12 +144,7 @@ def _given(name: str, end: FileOutput, last: bool) -> dict[str, Any]:
 def _picture(shape: Shape, preparation: Preparation) -> dict[str, Any]:
     channels, height, width = shape
     size = {"height": height, "width": width, "channels": COLOURS[channels]}
-    steps = [
-        f"Pixels of 0 to 255, {COLOURS[channels]}, the top row first, {width} wide and {height} high.",
-        *resizing(preparation, (height, width)),
-        INSIDE,
-    ]
-    return size | preparation.to_json() | {"steps": steps}
+    return size | preparation.to_json()
 
 
 def resizing(preparation: Preparation, size: tuple[int, int]) -> list[str]:
@@ -188,6 +183,15 @@ def resizing(preparation: Preparation, size: tuple[int, int]) -> list[str]:
     return [*first, f"Interpolate by Pillow's {FILTERS[preparation.interpolation]}."]
 
 
+def _steps(height: int, width: int, channels: str, **preparation: Any) -> list[str]:
+    """What is done with a picture, in words."""
+    return [
+        f"Pixels of 0 to 255, {channels}, the top row first, {width} wide and {height} high.",
+        *resizing(Preparation(**preparation), (height, width)),
+        INSIDE,
+    ]
+
+
 def _shown(value: float) -> str:
     """The shortest decimals that name a float32."""
     return str(np.float32(value))
@@ -216,5 +220,6 @@ def in_words(recipe: Mapping[str, Any]) -> list[str]:
         return f"{what} {x['name']}: {x['dtype']} {sizes} {x['layout']}, {x['formula']}".rstrip() + "."
 
     lines = [told("Input", x) for x in recipe["inputs"]]
-    lines += recipe.get("picture", {}).get("steps", [])
+    if "picture" in recipe:
+        lines += _steps(**recipe["picture"])
     return lines + [told("Output", x) for x in recipe["outputs"]]
