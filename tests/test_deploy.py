@@ -418,9 +418,9 @@ def test_the_recipe_says_how_pictures_are_resized() -> None:
     assert "OpenCV's INTER_LINEAR" in told(resize="stretch", interpolation="linear")
 
 
-@pytest.mark.parametrize(("file_format", "suffix"), [("MINDIR", ".mindir"), ("AIR", ".air")])
+@pytest.mark.parametrize(("file_format", "suffix"), [("MINDIR", ".mindir"), ("ASCEND_ONNX", ".ascend.onnx")])
 def test_other_formats_hold_the_recipe_too(file_format: str, suffix: str, tmp_path: Path) -> None:
-    target, profile = qat.target(file_format), {"AIR": {"profile": "ascend"}}.get(file_format, {})
+    target, profile = qat.target(file_format), {"ASCEND_ONNX": {"profile": "ascend"}}.get(file_format, {})
     layers = Chain(qat.Input((3, 4, 4)), flatten=qat.Flatten(), fc=qat.DenseBnAct(48, 3))
     setup = calibrated(layers, **profile)
     checkpoint, path = Checkpoint(setup.graph, setup.params, class_names=NAMES), tmp_path / f"net{suffix}"
@@ -431,6 +431,18 @@ def test_other_formats_hold_the_recipe_too(file_format: str, suffix: str, tmp_pa
     assert (taken["layout"], taken["dtype"], given["dtype"]) == ("NCHW", "uint8", "float32")
     assert recipe["picture"]["channels"] == "RGB"
     assert tuple(json.loads(target.read_metadata(path)["class_names"])) == NAMES
+
+
+def test_an_air_file_keeps_the_preparation_alone(tmp_path: Path) -> None:
+    """Its inputs say the rest, and nobody but this library reads its attributes."""
+    target, path = qat.target("AIR"), tmp_path / "net.air"
+    setup = calibrated(Chain(qat.Input((3, 4, 4)), flatten=qat.Flatten(), fc=qat.DenseBnAct(48, 3)), profile="ascend")
+    target.export(setup.integer, path)
+    checkpoint = Checkpoint(setup.graph, setup.params, preparation=Preparation(resize="pad"))
+    target.write_metadata(path, metadata_of(path, target, checkpoint, "float"))
+    metadata = target.read_metadata(path)
+    assert RECIPE not in metadata
+    assert Preparation.from_json(json.loads(metadata["preparation"])).resize == "pad"
 
 
 # -- TensorFlow Lite --------------------------------------------------------------------------------------------------
@@ -522,8 +534,8 @@ def test_a_tflite_file_stays_sealed_and_named(tmp_path: Path) -> None:
 
 def test_an_onnx_file_describes_its_ends(tmp_path: Path) -> None:
     model = onnx.load(exported("ONNX", tmp_path / "net.onnx"))
-    assert model.graph.input[0].doc_string == "NCHW, value = pixel"
-    assert model.graph.output[0].doc_string == "NC, real = value"
+    assert model.graph.input[0].doc_string == "NCHW, as it is"
+    assert model.graph.output[0].doc_string == "NC, as it is"
     assert "Resize any other size to 12 x 12" in model.doc_string
 
 

@@ -15,7 +15,6 @@ from qat.deploy.inference import LoweredNetwork
 from qat.errors import QatError, shortened
 from qat.graph import Graph, Network, Params
 from qat.integer import IntegerGraph, IntegerTensor
-from qat.integer.ends import FileTensors
 from qat.training.losses import Loss, Objective
 from qat.training.optimizer import Optimizer
 from qat.vocabulary.arrays import Arrays, ArraySpec
@@ -350,14 +349,6 @@ class RecordsMetadata(Protocol):
 
     def read_metadata(self, path: str | Path) -> dict[str, str]:
         """The texts by key."""
-
-
-@runtime_checkable
-class DescribesTensors(Protocol):
-    """What a target has beside whose files do not take what the network takes, channels first, or do not give real numbers."""
-
-    def tensors(self, path: str | Path) -> FileTensors:
-        """The inputs and outputs of a file as it has them."""
 
 
 @runtime_checkable

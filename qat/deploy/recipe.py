@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from qat.cells.base import Shape
 from qat.data.preparation import FILTERS, LINEAR, PLAIN, Preparation
 from qat.deploy.arithmetics import kept_with
-from qat.deploy.interfaces import DescribesTensors, Target
+from qat.deploy.interfaces import Target
 from qat.graph import Graph
 from qat.integer.ends import REAL, Ends, FileInput, FileOutput, FileTensors
 from qat.training.checkpoint import Checkpoint
@@ -30,7 +31,15 @@ LAYOUTS = {
 INSIDE = "The file normalises by itself: subtract and divide nothing else."
 
 
-def metadata_of(path: Any, target: Target, checkpoint: Checkpoint, arithmetic: str) -> dict[str, str]:
+@runtime_checkable
+class DescribesTensors(Protocol):
+    """What a target has beside whose files do not take what the network takes, channels first, or do not give real numbers."""
+
+    def tensors(self, path: str | Path) -> FileTensors:
+        """The inputs and outputs of a file as it has them."""
+
+
+def metadata_of(path: str | Path, target: Target, checkpoint: Checkpoint, arithmetic: str) -> dict[str, str]:
     """What the metadata of an exported file keep: of its checkpoint, and how it is fed and read.
 
     Args:
@@ -44,7 +53,7 @@ def metadata_of(path: Any, target: Target, checkpoint: Checkpoint, arithmetic: s
     """
     tensors = target.tensors(path) if isinstance(target, DescribesTensors) else tensors_of(checkpoint.graph)
     recipe = recipe_of(tensors, checkpoint.preparation)
-    return kept_with(checkpoint, arithmetic) | {RECIPE: json.dumps(recipe)}
+    return kept_with(checkpoint, arithmetic) | {RECIPE: json.dumps(recipe, separators=(",", ":"))}
 
 
 def tensors_of(graph: Graph) -> FileTensors:
@@ -106,10 +115,10 @@ def _stored(shape: Shape, last: bool) -> tuple[list[int], str]:
 
 def _taken(name: str, end: FileInput, last: bool) -> dict[str, Any]:
     shape, layout = _stored(end.shape, last)
-    found: dict[str, Any] = {"name": name, "shape": shape, "layout": layout, "dtype": end.stored, "takes": end.dtype}
-    x = "pixel" if _is_picture(end) else "number"
+    found: dict[str, Any] = {"name": name, "shape": shape, "layout": layout, "dtype": end.stored}
     if end.stored == end.dtype:
-        return found | _grid(end) | {"formula": f"value = {x}"}
+        return found | _grid(end)
+    found["takes"], x = end.dtype, "pixel" if _is_picture(end) else "number"
     if end.multiplier is not None:  # the caller quantizes
         encode = {"offset": end.offset, "multiplier": float(np.float32(end.multiplier)), "low": end.low}
         encode |= {"high": end.high, "zero_point": end.zero_point}
@@ -136,7 +145,7 @@ def _given(name: str, end: FileOutput, last: bool) -> dict[str, Any]:
     shape, layout = _stored(end.shape, last)
     found: dict[str, Any] = {"name": name, "shape": shape, "layout": layout, "dtype": end.stored}
     if end.stored == REAL:
-        return found | {"formula": "real = value"}
+        return found
     grid = {"scale": float(np.float32(end.scale)), "zero_point": end.zero_point}
     return found | grid | {"formula": f"real = ({_less('value', end.zero_point)}) * {_shown(end.scale)}"}
 
@@ -144,12 +153,9 @@ def _given(name: str, end: FileOutput, last: bool) -> dict[str, Any]:
 def _picture(shape: Shape, preparation: Preparation) -> dict[str, Any]:
     channels, height, width = shape
     size = {"height": height, "width": width, "channels": COLOURS[channels]}
-    steps = [
-        f"Pixels of 0 to 255, {COLOURS[channels]}, the top row first, {width} wide and {height} high.",
-        *resizing(preparation, (height, width)),
-        INSIDE,
-    ]
-    return size | preparation.to_json() | {"steps": steps}
+    how = preparation.to_json()
+    cut = ("resize_to", "crop_fraction")
+    return size | {key: value for key, value in how.items() if preparation.resize == "crop" or key not in cut}
 
 
 def resizing(preparation: Preparation, size: tuple[int, int]) -> list[str]:
@@ -188,6 +194,15 @@ def resizing(preparation: Preparation, size: tuple[int, int]) -> list[str]:
     return [*first, f"Interpolate by Pillow's {FILTERS[preparation.interpolation]}."]
 
 
+def _steps(height: int, width: int, channels: str, **preparation: Any) -> list[str]:
+    """What is done with a picture, in words."""
+    return [
+        f"Pixels of 0 to 255, {channels}, the top row first, {width} wide and {height} high.",
+        *resizing(Preparation(**preparation), (height, width)),
+        INSIDE,
+    ]
+
+
 def _shown(value: float) -> str:
     """The shortest decimals that name a float32."""
     return str(np.float32(value))
@@ -199,6 +214,18 @@ def _less(x: str, offset: int) -> str:
 
 def _more(add: int) -> str:
     return f" + {add}" if add > 0 else f" - {-add}" if add < 0 else ""
+
+
+def formula_of(entry: Mapping[str, Any]) -> str:
+    """What is done with the numbers of an input or output.
+
+    Args:
+        entry: of a recipe.
+
+    Returns:
+        Its formula; of others that they are taken or given as they are.
+    """
+    return str(entry.get("formula", "as it is"))
 
 
 def in_words(recipe: Mapping[str, Any]) -> list[str]:
@@ -213,8 +240,9 @@ def in_words(recipe: Mapping[str, Any]) -> list[str]:
 
     def told(what: str, x: Mapping[str, Any]) -> str:
         sizes = " x ".join(map(str, x["shape"]))
-        return f"{what} {x['name']}: {x['dtype']} {sizes} {x['layout']}, {x['formula']}".rstrip() + "."
+        return f"{what} {x['name']}: {x['dtype']} {sizes} {x['layout']}, {formula_of(x)}."
 
     lines = [told("Input", x) for x in recipe["inputs"]]
-    lines += recipe.get("picture", {}).get("steps", [])
+    if "picture" in recipe:
+        lines += _steps(**recipe["picture"])
     return lines + [told("Output", x) for x in recipe["outputs"]]

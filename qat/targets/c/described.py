@@ -38,11 +38,11 @@ def block(name: str, recipe: Mapping[str, Any], names: Sequence[str]) -> str:
     Args:
         name, recipe, names: as in ``described``.
 
-    >>> tensor = {"name": "x", "shape": [1, 2], "layout": "NC", "dtype": "uint8", "formula": "value = number"}
+    >>> tensor = {"name": "x", "shape": [1, 2], "layout": "NC", "dtype": "uint8"}
     >>> print(block("net", {"inputs": [tensor], "outputs": [tensor]}, ['say "*/"']))
     /* ---- how to feed it ---- */
-    /* Input x: uint8 1 x 2 NC, value = number.
-     * Output x: uint8 1 x 2 NC, value = number. */
+    /* Input x: uint8 1 x 2 NC, as it is.
+     * Output x: uint8 1 x 2 NC, as it is. */
     #define NET_CLASSES 1
     #ifdef NET_CLASS_NAMES /* define it before the #include to have them */
     static const char *const net_class_names[NET_CLASSES] = {

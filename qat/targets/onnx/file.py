@@ -10,7 +10,7 @@ from typing import Any
 import onnx
 from onnx import helper
 
-from qat.deploy.recipe import in_words
+from qat.deploy.recipe import formula_of, in_words
 from qat.errors import QatError, shortened
 from qat.files import write_atomically
 from qat.names import check_stored
@@ -53,7 +53,7 @@ def describe(model: onnx.ModelProto, recipe: Mapping[str, Any]) -> None:
     """Tell in a model's descriptions, and in those of its inputs and outputs, which viewers show, how it is fed and read."""
     for values, entries in ((model.graph.input, recipe["inputs"]), (model.graph.output, recipe["outputs"])):
         for value, entry in zip(values, entries, strict=True):
-            value.doc_string = f"{entry['layout']}, {entry['formula']}"
+            value.doc_string = f"{entry['layout']}, {formula_of(entry)}"
     model.doc_string = "\n".join(in_words(recipe))
 
 

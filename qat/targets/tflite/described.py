@@ -12,7 +12,7 @@ from typing import Any
 
 import flatbuffers
 
-from qat.deploy.recipe import in_words
+from qat.deploy.recipe import formula_of, in_words
 from qat.integer.ends import REAL, Ends, FileInput
 from qat.targets.tflite.file import LABELS, OFFICIAL, names_in, set_metadata
 
@@ -58,7 +58,7 @@ def metadata_of(name: str, recipe: Mapping[str, Any], ends: Ends, named: bool) -
 
 
 def _input(b: flatbuffers.Builder, entry: Mapping[str, Any], end: FileInput, picture: Mapping[str, Any] | None) -> int:
-    fields = {0: _text(b, entry["name"]), 1: _text(b, entry["formula"])}
+    fields = {0: _text(b, entry["name"]), 1: _text(b, formula_of(entry))}
     if picture:
         size = _table(b, 2, {}, {0: ("Uint32", picture["width"]), 1: ("Uint32", picture["height"])})
         properties = _table(b, 2, {1: size}, {0: ("Int8", COLOUR_SPACES[picture["channels"]])})
@@ -75,7 +75,7 @@ def _input(b: flatbuffers.Builder, entry: Mapping[str, Any], end: FileInput, pic
 
 
 def _output(b: flatbuffers.Builder, entry: Mapping[str, Any], named: bool) -> int:
-    fields = {0: _text(b, entry["name"]), 1: _text(b, entry["formula"])}
+    fields = {0: _text(b, entry["name"]), 1: _text(b, formula_of(entry))}
     if named and len(entry["shape"]) == MATRIX:
         file = _table(b, 5, {0: _text(b, LABELS), 1: _text(b, "names of the classes")}, {2: ("Int8", AXIS_LABELS)})
         fields[6] = _offsets(b, [file])

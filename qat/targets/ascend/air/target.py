@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from qat.deploy.recipe import RECIPE
 from qat.files import write_atomically
 from qat.integer import IntegerGraph, IntegerTensor
 from qat.registry import TARGETS
@@ -48,9 +49,13 @@ def export(graph: IntegerGraph, path: str | Path) -> None:
 
 
 def write_metadata(path: str | Path, metadata: Mapping[str, str]) -> None:
-    """Set attributes of the model, each key with "qat." before it; nothing else in the file changes."""
+    """Set attributes of the model, each key with "qat." before it; nothing else in the file changes. A recipe is left out: the
+    file takes what its network takes, as its Data operators describe it, "preparation" says the rest, and only this library
+    reads attributes of such a file.
+    """
     model = load(path)
-    attributes = model.attributes | {key: value.encode() for key, value in prefixed(metadata).items()}
+    kept = {key: value for key, value in metadata.items() if key != RECIPE}
+    attributes = model.attributes | {key: value.encode() for key, value in prefixed(kept).items()}
     write_atomically(path, write_model(model.name, model.operators, attributes))
 
 
