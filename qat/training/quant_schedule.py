@@ -47,7 +47,7 @@ class QuantSchedule:
     >>> import numpy as np, torch, qat
     >>> from qat.networks import LeNet5
     >>> model = qat.prepare(LeNet5(), backend="torch")
-    >>> schedule = qat.QuantSchedule(model, quant_delay="1ep", freeze_bn="50%")
+    >>> schedule = qat.QuantSchedule(model, quant_delay="1ep")
     >>> schedule.begin(epoch=10, steps=40)
     >>> model.graph.quant_delay
     10
@@ -213,10 +213,10 @@ def callback(
         QatError: as ``QuantSchedule``; the backend has no such callback; Lightning is not installed.
 
     >>> import qat
-    >>> from qat.networks import LeNet5
-    >>> model = qat.prepare(LeNet5(), backend="torch")
-    >>> qat.callback(model, quant_delay="1ep").checkpoint.step  # lightning.pytorch.Trainer(callbacks=[...])
-    0
+    >>> qat.callback("net.ckpt")  # what qat.prepare returned: lightning.pytorch.Trainer(callbacks=[qat.callback(model)])
+    Traceback (most recent call last):
+        ...
+    qat.errors.QatError: a str is no prepared model, since it has no codes; call qat.prepare first, ...
     """
     schedule = QuantSchedule(
         model,
