@@ -15,7 +15,7 @@ from torchvision_models import models
 
 import qat
 from qat.cells.oscillation import FREE, NEVER_FREEZES
-from qat.errors import QatError
+from qat.errors import QatError, QatWarning
 from qat.training.oscillations import OSCILLATES
 
 RNG = np.random.default_rng(0)
@@ -171,7 +171,6 @@ def test_what_makes_no_sense_is_refused(
             "quant_delay is 2ep, but how many steps an epoch has is not known here; give steps",
         ),
         ({"freeze_bn": "5%"}, {"epoch": 4}, "freeze_bn is 5%, but how many steps the training has is not known here"),
-        ({"quant_delay": 40}, {"steps": 40}, "quantization sets in after 40 steps, but the training has 40"),
         ({"oscillations": FREEZING}, {"epoch": 4}, "falls until the training ends, and its length is not known"),
     ],
 )
@@ -179,6 +178,13 @@ def test_a_length_that_is_not_known_is_refused(arguments: dict[str, Any], known:
     schedule = qat.QuantSchedule(prepared("torch", oscillations=arguments.get("oscillations")), **arguments)
     with pytest.raises(QatError, match=message):
         schedule.begin(**known)
+
+
+def test_a_delay_that_does_not_end_is_warned_of() -> None:
+    schedule = qat.QuantSchedule(prepared("torch"), quant_delay=40)
+    with pytest.warns(QatWarning, match="quantization sets in after 40 steps, but the training ends after 40"):
+        schedule.begin(steps=40)
+    schedule.begin(steps=41)  # warnings are errors here
 
 
 def test_a_float_network_has_nothing_to_delay() -> None:

@@ -6,13 +6,14 @@ It is decided here, once. A backend's callback hands it the events of its framew
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from qat.cells.linear import LinearCell
 from qat.deploy.interfaces import HasCallback
-from qat.errors import QatError
+from qat.errors import QatError, QatWarning
 from qat.files import check_writable
 from qat.passes.delays import with_delays
 from qat.registry import backend_of
@@ -108,9 +109,11 @@ class QuantSchedule:
                 "give the loop a number of epochs, and batches whose number is known"
             )
         if steps is not None and graph.is_quantized and graph.quant_delay >= steps:
-            raise QatError(
-                f"{graph.name}: quantization sets in after {graph.quant_delay} steps, but the training has {steps}, so that "
-                "nothing would be trained quantized; use a shorter quant_delay, as 10%, or train longer"
+            warnings.warn(
+                f"{graph.name}: quantization sets in after {graph.quant_delay} steps, but the training ends after {steps}, so "
+                "that nothing is trained quantized; use a shorter quant_delay, as 10%, or train longer",
+                QatWarning,
+                stacklevel=2,
             )
         self._steps = steps or 0
         if speaks:
