@@ -457,7 +457,7 @@ def float_loader() -> Any:
 def test_the_page_s_lightning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lightning()
     monkeypatch.chdir(tmp_path)
-    names = example("Lightning", {"module": torch_module(), "loader": float_loader()})
+    names = example("In Lightning", {"module": torch_module(), "loader": float_loader()})
     assert names["certificate"].passed
     assert qat.Checkpoint.load("net.ckpt").step == 12
     assert names["callback"].checkpoint.graph.quant_delay == 4
@@ -491,7 +491,7 @@ def test_the_page_s_keras(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         x, keras.layers.Dense(3)(keras.layers.Flatten()(keras.layers.Conv2D(4, 3, activation="relu")(x)))
     )
     names = example(
-        "Keras", {"module": module, "images": IMAGES.transpose(0, 2, 3, 1) / np.float32(255), "labels": LABELS}
+        "In Keras", {"module": module, "images": IMAGES.transpose(0, 2, 3, 1) / np.float32(255), "labels": LABELS}
     )
     assert names["certificate"].passed
     assert qat.Checkpoint.load("net.ckpt").graph.quant_delay == 2
@@ -504,6 +504,6 @@ def test_the_page_s_mindspore(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.chdir(tmp_path)
     pixels = RNG.integers(0, 256, (48, 1, 32, 32), np.uint8)
     data = ms.dataset.NumpySlicesDataset((pixels, LABELS.astype(np.int32)), ["x", "y"]).batch(12)
-    names = example("MindSpore", {"pixels": pixels, "data": data})
+    names = example("In MindSpore", {"pixels": pixels, "data": data})
     assert names["certificate"].passed
     assert qat.Checkpoint.load("net.ckpt").step == 8
