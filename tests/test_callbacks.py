@@ -15,7 +15,7 @@ from torchvision_models import models
 
 import qat
 from qat.cells.oscillation import FREE, NEVER_FREEZES
-from qat.errors import QatError
+from qat.errors import QatError, QatWarning
 from qat.training.oscillations import OSCILLATES
 
 RNG = np.random.default_rng(0)
@@ -171,7 +171,6 @@ def test_what_makes_no_sense_is_refused(
             "quant_delay is 2ep, but how many steps an epoch has is not known here; give steps",
         ),
         ({"freeze_bn": "5%"}, {"epoch": 4}, "freeze_bn is 5%, but how many steps the training has is not known here"),
-        ({"quant_delay": 40}, {"steps": 40}, "quantization sets in after 40 steps, but the training has 40"),
         ({"oscillations": FREEZING}, {"epoch": 4}, "falls until the training ends, and its length is not known"),
     ],
 )
@@ -179,6 +178,13 @@ def test_a_length_that_is_not_known_is_refused(arguments: dict[str, Any], known:
     schedule = qat.QuantSchedule(prepared("torch", oscillations=arguments.get("oscillations")), **arguments)
     with pytest.raises(QatError, match=message):
         schedule.begin(**known)
+
+
+def test_a_delay_that_does_not_end_is_warned_of() -> None:
+    schedule = qat.QuantSchedule(prepared("torch"), quant_delay=40)
+    with pytest.warns(QatWarning, match="quantization sets in after 40 steps, but the training ends after 40"):
+        schedule.begin(steps=40)
+    schedule.begin(steps=41)  # warnings are errors here
 
 
 def test_a_float_network_has_nothing_to_delay() -> None:
@@ -436,7 +442,7 @@ def torch_module() -> Any:
 
     torch.manual_seed(0)
     return torch.nn.Sequential(
-        torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(16, 3)
+        torch.nn.Conv2d(1, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(16, 3)
     ).eval()
 
 
@@ -451,7 +457,7 @@ def float_loader() -> Any:
 def test_the_page_s_lightning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lightning()
     monkeypatch.chdir(tmp_path)
-    names = example("Lightning", {"module": torch_module(), "loader": float_loader()})
+    names = example("In Lightning", {"module": torch_module(), "loader": float_loader()})
     assert names["certificate"].passed
     assert qat.Checkpoint.load("net.ckpt").step == 12
     assert names["callback"].checkpoint.graph.quant_delay == 4
@@ -485,7 +491,7 @@ def test_the_page_s_keras(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         x, keras.layers.Dense(3)(keras.layers.Flatten()(keras.layers.Conv2D(4, 3, activation="relu")(x)))
     )
     names = example(
-        "Keras", {"module": module, "images": IMAGES.transpose(0, 2, 3, 1) / np.float32(255), "labels": LABELS}
+        "In Keras", {"module": module, "images": IMAGES.transpose(0, 2, 3, 1) / np.float32(255), "labels": LABELS}
     )
     assert names["certificate"].passed
     assert qat.Checkpoint.load("net.ckpt").graph.quant_delay == 2
@@ -498,6 +504,6 @@ def test_the_page_s_mindspore(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.chdir(tmp_path)
     pixels = RNG.integers(0, 256, (48, 1, 32, 32), np.uint8)
     data = ms.dataset.NumpySlicesDataset((pixels, LABELS.astype(np.int32)), ["x", "y"]).batch(12)
-    names = example("MindSpore", {"pixels": pixels, "data": data})
+    names = example("In MindSpore", {"pixels": pixels, "data": data})
     assert names["certificate"].passed
     assert qat.Checkpoint.load("net.ckpt").step == 8

@@ -6,13 +6,14 @@ It is decided here, once. A backend's callback hands it the events of its framew
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from qat.cells.linear import LinearCell
 from qat.deploy.interfaces import HasCallback
-from qat.errors import QatError
+from qat.errors import QatError, QatWarning
 from qat.files import check_writable
 from qat.passes.delays import with_delays
 from qat.registry import backend_of
@@ -47,7 +48,7 @@ class QuantSchedule:
     >>> import numpy as np, torch, qat
     >>> from qat.networks import LeNet5
     >>> model = qat.prepare(LeNet5(), backend="torch")
-    >>> schedule = qat.QuantSchedule(model, quant_delay="1ep", freeze_bn="50%")
+    >>> schedule = qat.QuantSchedule(model, quant_delay="1ep")
     >>> schedule.begin(epoch=10, steps=40)
     >>> model.graph.quant_delay
     10
@@ -108,9 +109,11 @@ class QuantSchedule:
                 "give the loop a number of epochs, and batches whose number is known"
             )
         if steps is not None and graph.is_quantized and graph.quant_delay >= steps:
-            raise QatError(
-                f"{graph.name}: quantization sets in after {graph.quant_delay} steps, but the training has {steps}, so that "
-                "nothing would be trained quantized; use a shorter quant_delay, as 10%, or train longer"
+            warnings.warn(
+                f"{graph.name}: quantization sets in after {graph.quant_delay} steps, but the training ends after {steps}, so "
+                "that nothing is trained quantized; use a shorter quant_delay, as 10%, or train longer",
+                QatWarning,
+                stacklevel=2,
             )
         self._steps = steps or 0
         if speaks:
@@ -213,10 +216,10 @@ def callback(
         QatError: as ``QuantSchedule``; the backend has no such callback; Lightning is not installed.
 
     >>> import qat
-    >>> from qat.networks import LeNet5
-    >>> model = qat.prepare(LeNet5(), backend="torch")
-    >>> qat.callback(model, quant_delay="1ep").checkpoint.step  # lightning.pytorch.Trainer(callbacks=[...])
-    0
+    >>> qat.callback("net.ckpt")  # what qat.prepare returned: lightning.pytorch.Trainer(callbacks=[qat.callback(model)])
+    Traceback (most recent call last):
+        ...
+    qat.errors.QatError: a str is no prepared model, since it has no codes; call qat.prepare first, ...
     """
     schedule = QuantSchedule(
         model,

@@ -18,6 +18,8 @@ from qat.extras import how_to_install
 from qat.plugins import Group, own_object
 from qat.training.event_file import EventFile
 
+__all__ = ["MLflow", "TensorBoard", "Tracker", "WandB", "create", "opened"]
+
 METHODS = ("log_params", "log_metrics", "close")
 LONGEST = 500  #: characters of a setting; MLflow takes no more in all its releases
 
@@ -41,6 +43,9 @@ class TensorBoard:
 
     Args:
         folder: where to write; TensorBoard is given this folder, or one above.
+
+    Raises:
+        QatError: it is empty, or cannot be written to.
 
     >>> import qat
     >>> tracker = qat.trackers.TensorBoard("logs")
@@ -170,7 +175,21 @@ def create(text: str) -> Tracker:
 
 @contextlib.contextmanager
 def opened(texts: Sequence[str]) -> Iterator[tuple[Tracker, ...]]:
-    """Trackers by their names (``create``), closed at the end."""
+    """Trackers by their names, closed at the end.
+
+    Args:
+        texts: as ``create`` takes them.
+
+    Yields:
+        The trackers.
+
+    Raises:
+        QatError: as ``create``; those that were made before are closed.
+
+    >>> import qat
+    >>> with qat.trackers.opened(["tensorboard:logs"]) as tracking:
+    ...     tracking[0].log_metrics({"train/loss": 0.5}, step=100)
+    """
     with contextlib.ExitStack() as stack:
         yield tuple(stack.enter_context(contextlib.closing(create(text))) for text in texts)
 

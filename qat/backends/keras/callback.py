@@ -32,7 +32,7 @@ class QuantCallback(keras.callbacks.Callback):  # type: ignore[misc]
         return self.schedule.checkpoint
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """As keras.callbacks.Callback's, as the methods below. Raises QatError where ``fit`` trains something else."""
+        """As keras.callbacks.Callback's. Raises QatError where ``fit`` trains something else."""
         own, fitted = self.schedule.model, self.model
         if own is not fitted and own not in fitted._flatten_layers():
             raise QatError(
@@ -42,6 +42,7 @@ class QuantCallback(keras.callbacks.Callback):  # type: ignore[misc]
         self._begun = False
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Of the first one: how long the training is becomes known."""
         if self._begun:
             return
         self._begun = True
@@ -57,12 +58,15 @@ class QuantCallback(keras.callbacks.Callback):  # type: ignore[misc]
             self.model.make_test_function(force=True)
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        """What the next step needs is set."""
         self.schedule.before_step()
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """A checkpoint is saved, and the trackers get the metrics."""
         self.schedule.after_epoch({name: float(value) for name, value in (logs or {}).items()})
 
     def on_train_end(self, logs: Any = None) -> None:
+        """The last checkpoint is saved."""
         self.schedule.end()
 
 

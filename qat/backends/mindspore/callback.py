@@ -29,7 +29,7 @@ class QuantCallback(ms.train.Callback):  # type: ignore[misc]
         return self.schedule.checkpoint
 
     def on_train_begin(self, run_context: Any) -> None:
-        """As mindspore.train.Callback's, as the methods below. Raises QatError where ``train`` trains something else."""
+        """As mindspore.train.Callback's. Raises QatError where ``train`` trains something else."""
         run, own = run_context.original_args(), self.schedule.model
         if all(own is not cell for _, cell in run.train_network.cells_and_names()):
             raise QatError(
@@ -39,14 +39,17 @@ class QuantCallback(ms.train.Callback):  # type: ignore[misc]
         self.schedule.begin(run.batch_num, own.step + run.batch_num * run.epoch_num)
 
     def on_train_step_begin(self, run_context: Any) -> None:
+        """What the next step needs is set."""
         self.schedule.before_step()
 
     def on_train_epoch_end(self, run_context: Any) -> None:
+        """A checkpoint is saved, and the trackers get the metrics."""
         found = run_context.original_args().net_outputs
         found = found[0] if isinstance(found, (tuple, list)) else found
         self.schedule.after_epoch({} if found is None else {"loss": float(np.mean(found.asnumpy()))})
 
     def on_train_end(self, run_context: Any) -> None:
+        """The last checkpoint is saved."""
         self.schedule.end()
 
 

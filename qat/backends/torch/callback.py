@@ -42,7 +42,7 @@ def _callback_class() -> type[Any]:
             return self.schedule.checkpoint
 
         def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-            """As lightning.pytorch.Callback's, as the methods below. Raises QatError where something else is trained."""
+            """As lightning.pytorch.Callback's. Raises QatError where something else is trained."""
             own = self.schedule.model
             if all(own is not module for module in pl_module.modules()):
                 raise QatError(
@@ -59,12 +59,15 @@ def _callback_class() -> type[Any]:
             )
 
         def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+            """What the next step needs is set."""
             self.schedule.before_step(trainer.global_step)
 
         def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            """A checkpoint is saved, and the trackers get the metrics."""
             self.schedule.after_epoch({name: float(value) for name, value in trainer.callback_metrics.items()})
 
         def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+            """The last checkpoint is saved."""
             self.schedule.end()
 
     return QuantCallback
