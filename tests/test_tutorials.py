@@ -99,7 +99,8 @@ def test_what_may_differ_is_not_found() -> None:
 
 def test_a_page_whose_figure_is_wrong_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = tmp_path / "page.md"
-    text = "```python\nx = 6 * 7\nprint(x, 'codes')\n```\n\n```text\n42 codes\n```\n\n```sh\necho hello\n```\n\n```text\nhello\n```\n"
+    python, sh = "```python\nx = 6 * 7\nprint(x, 'codes')\n```\n", "```sh\necho hello\n```\n"
+    text = f"{python}\n```text\n42 codes\n```\n\n{sh}\n```text\nhello\n```\n"
     page.write_text(text, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     assert tutorials.differences(page) == []

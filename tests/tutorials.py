@@ -1,7 +1,7 @@
-"""Tutorials run from their text: their blocks of python and sh in order, in one folder, and what each printed beside what the page says.
+"""Tutorials run from their text: blocks of python and sh in order, in one folder, and what each printed beside what is said.
 
-``python tests/tutorials.py docs/tutorials/pytorch.md`` runs a page and writes what it printed into it; with ``--check`` it says
-what differs.
+``python tests/tutorials.py docs/tutorials/pytorch.md`` runs a page and writes what it printed into it; with ``--check`` it
+says what differs.
 """
 
 from __future__ import annotations
