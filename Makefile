@@ -1,6 +1,7 @@
 # make demo   the whole path on real digits (DATA=<MNIST folder> for MNIST)
 # make test   every check: style, types, layering, tests
 # make test-all  make test, then the long sweeps: tests marked "sweep", 11,000 damaged files among them
+# make notebooks  the tutorials as Jupyter notebooks, in notebooks/
 # make extras each pip extra, and the backend of examples/jax_backend, alone in an environment of its own (EXTRAS="torch keras");
 #             torch's is installed from the source distribution, and runs the demo outside the checkout
 #
@@ -18,7 +19,7 @@ DEMO_READY := $(VENV)/.demo-ready
 
 EXTRAS ?= torch keras mindspore onnx tflite jax
 
-.PHONY: setup demo test test-all check extras clean
+.PHONY: setup demo test test-all check notebooks extras clean
 
 setup: $(READY)
 
@@ -48,6 +49,9 @@ test: check
 
 test-all: test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m sweep
+
+notebooks: $(READY)
+	$(BIN)/python docs/tutorials/notebooks.py notebooks
 
 extras: $(addprefix extra-,$(EXTRAS))
 
@@ -83,4 +87,4 @@ extra-jax:
 	rm -rf $(ALONE)
 
 clean:
-	rm -rf $(VENV) build dist out *.egg-info
+	rm -rf $(VENV) build dist out notebooks *.egg-info

@@ -34,7 +34,9 @@ STUDY = ["scikit-learn>=1.5", "scipy>=1.11", "absl-py>=2.0"]  # scikit-learn: CV
 PLOTS = ["matplotlib>=3.8", "jinja2>=3.1.6"]  # jinja2: CVE-2024-56201, CVE-2025-27516
 SEARCH = ["optuna>=4.0"]
 RAY = ["ray>=2.55"]  # CVE-2025-62593 (code run through a browser), CVE-2026-41486
+DOCS = ["jupytext>=1.16"]
 DEV = [
+    *DOCS,
     "setuptools>=78.1.1",  # CVE-2025-47273
     "pytest>=9.0.3",  # CVE-2025-71176
     "pytest-xdist>=3.5",
@@ -70,6 +72,7 @@ setup(
         "plots": PLOTS,
         "search": SEARCH,
         "ray": RAY,
+        "docs": DOCS,
         "dev": DEV,
         "all": [*TORCH, *KERAS, *MINDSPORE, *ONNX, *TFLITE, *IMAGE, *DATA, *AUGMENT, *STUDY, *PLOTS, *SEARCH, *RAY],
     },

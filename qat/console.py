@@ -4,6 +4,8 @@ the terminal.
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -84,14 +86,42 @@ def make_console() -> Console:
     Text from elsewhere, as names and paths, has to be given to it through ``shown``.
     """
     file = getattr(sys.stdout, "behind", None)
-    console = Console(highlight=False, file=file)
-    if console.is_terminal and not console.is_dumb_terminal:
+    console = Console(highlight=False, file=file, force_jupyter=False)
+    if console.is_terminal and not console.is_dumb_terminal and not in_notebook(console.file):  # (which says it is one)
         return console
-    return Console(highlight=False, file=file, width=200, color_system=None, force_terminal=False)
+    return Console(highlight=False, file=file, width=200, color_system=None, force_terminal=False, force_jupyter=False)
+
+
+def bar_console(console: Console) -> Console | None:
+    """Where a bar is drawn beside the lines of a console.
+
+    Args:
+        console: of ``make_console``.
+
+    Returns:
+        The console itself on a terminal; in a notebook, where ipywidgets is installed, one that draws in the cell's output;
+        else None, also in the cells ``%%sh`` of a notebook, a pipe that its FORCE_COLOR makes a terminal.
+    """
+    if console.is_terminal and (console.file.isatty() or "JPY_PARENT_PID" not in os.environ):
+        return console
+    if in_notebook(sys.stdout) and has_widgets():
+        return Console(highlight=False, force_jupyter=True)
+    return None
+
+
+def has_widgets() -> bool:
+    """Whether ipywidgets is installed, with which rich draws in notebooks."""
+    return importlib.util.find_spec("ipywidgets") is not None
+
+
+def in_notebook(stream: Any) -> bool:
+    """Whether what is printed to a stream is shown in the output of a notebook's cell."""
+    return type(stream).__module__.startswith("ipykernel.")
 
 
 class Pulse:
-    """How far long work is that prints nothing itself: a bar on a terminal, else a line each ``SILENCE`` seconds.
+    """How far long work is that prints nothing itself: a bar on a terminal or in a notebook, else a line each ``SILENCE``
+    seconds.
 
     Args:
         clock: gives seconds; tests have one of their own.
@@ -117,13 +147,14 @@ class Pulse:
             The parts.
         """
         console, start, done = make_console(), self._clock(), 0
+        drawn = bar_console(console)
         bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(),
-            console=console,
+            console=drawn or console,
             transient=True,
         )
         task = bar.add_task(one_line(name).replace("[", r"\["), total=total, rate="")
@@ -133,7 +164,7 @@ class Pulse:
                 done += size(part)
                 now = self._clock()
                 rate = f"{done / max(now - start, 1e-9):,.0f} samples/s"
-                if console.is_terminal:
+                if drawn is not None:
                     if now - start >= BAR_AFTER:
                         bar.start()
                     bar.update(task, completed=done, rate=rate)

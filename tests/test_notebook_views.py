@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import html.parser
+import io
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 from calibrations import PLAIN
 
 import qat
+from qat import console
 from qat.analysis.diagnosed import Diagnosis, decibels
 from qat.deploy.certificate import Certificate, Comparison
 from qat.imports.imported import Imported
@@ -204,3 +207,51 @@ def test_an_exact_layer_has_no_decibels() -> None:
     assert decibels(float("inf")) == "exact"
     assert decibels(20.04) == "20.0"
     assert issubclass(Diagnosis, Listed)
+
+
+# -- bars ---------------------------------------------------------------------------------------------------------------
+
+
+class CellOutput(io.StringIO):
+    """As a notebook's standard output, which says that it is a terminal."""
+
+    __module__ = "ipykernel.iostream"
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_notebook_gets_plain_lines_and_a_bar_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = CellOutput()
+    monkeypatch.setattr(sys, "stdout", out)
+    plain = console.make_console()
+    assert not plain.is_terminal
+    assert not plain.is_jupyter  # else rich would show each line as an output of its own
+    monkeypatch.setattr(console, "has_widgets", lambda: False)
+    assert console.bar_console(plain) is None
+    plain.print("a line", style="bold")
+    assert out.getvalue() == "a line\n"
+    monkeypatch.setattr(console, "has_widgets", lambda: True)
+    drawn = console.bar_console(plain)
+    assert drawn is not None
+    assert drawn.is_jupyter
+
+
+def test_a_command_in_a_cell_gets_colours_and_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    assert console.bar_console(console.make_console()) is not None
+    monkeypatch.setenv("JPY_PARENT_PID", "1")
+    assert console.make_console().is_terminal
+    assert console.bar_console(console.make_console()) is None
+
+
+def test_a_training_in_a_notebook_writes_no_escapes(monkeypatch: pytest.MonkeyPatch, things: dict[str, Any]) -> None:
+    out = CellOutput()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(console, "has_widgets", lambda: False)
+    qat.train(qat.backend("torch"), things["calibrated"], things["dataset"], qat.Recipe(epochs=2, batch_size=8))
+    lines = out.getvalue().splitlines()
+    assert [line[:13] for line in lines] == ["Epoch: [ 1/  ", "Epoch: [ 2/  "]
+    assert "\x1b" not in out.getvalue()

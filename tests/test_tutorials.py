@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tutorials
@@ -113,3 +115,45 @@ def test_a_page_whose_figure_is_wrong_fails(tmp_path: Path, monkeypatch: pytest.
     page.write_text("```sh\nfalse\n```\n", encoding="utf-8")
     with pytest.raises(AssertionError, match="exit status 1"):
         tutorials.differences(page)
+
+
+# -- notebooks ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def notebooks() -> Any:
+    pytest.importorskip("jupytext")
+    spec = importlib.util.spec_from_file_location("notebooks", FOLDER / "notebooks.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_notebook_has_the_blocks_of_its_page_and_what_they_print(page: str, notebooks: Any) -> None:
+    import nbformat
+
+    found = notebooks.notebook(PAGES[page])
+    nbformat.validate(found)
+    cells = [cell for cell in found.cells if cell.cell_type == "code"]
+    page_blocks = blocks(PAGES[page].read_text(encoding="utf-8"))
+    assert len(cells) == len(page_blocks)
+    for cell, block in zip(cells, page_blocks, strict=True):
+        assert cell.source == ("%%sh\n" if block.language == "sh" else "") + block.code.rstrip("\n")
+        assert "".join(output.text for output in cell.outputs) == block.printed
+    text = "\n".join(cell.source for cell in found.cells if cell.cell_type == "markdown")
+    assert "```text" not in text
+    for link in re.findall(r"\]\(([^)#]+)", text):
+        source = link.replace("../docs/", "").replace(".ipynb", ".md")
+        assert ((FOLDER if link.endswith(".ipynb") else FOLDER.parent) / source).is_file(), link
+
+
+def test_all_notebooks_are_written(tmp_path: Path, notebooks: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    notebooks.main(tmp_path / "out")
+    assert sorted(path.stem for path in (tmp_path / "out").glob("*.ipynb")) == sorted(PAGES)
+    assert len(capsys.readouterr().out.splitlines()) == len(PAGES)
+    first = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    notebooks.main(tmp_path / "out")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == first

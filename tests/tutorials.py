@@ -172,6 +172,7 @@ def in_a_folder_of_its_own(given: str, *, write: bool) -> list[str]:
 
 
 if __name__ == "__main__":
+    os.environ["COLUMNS"] = "1000"  # no line of a command is broken
     given = sys.argv[1:]
     found = [
         line
