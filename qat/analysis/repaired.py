@@ -56,7 +56,7 @@ class Repair(Listed):
         standard_error: of ``drop``, by bootstrap over the samples; None where the measure has none.
         weight_bytes_before: of all weights, packed, with their scales, without anything raised.
         weight_bytes: of all weights now.
-        weight_bytes_most: with everything raised that may be.
+        weight_bytes_most: with everything raised that may be; where nothing had to be raised, as it is.
         bops_before: bit operations for one sample without anything raised.
         bops: bit operations for one sample now.
         evaluations: how many quantized networks were measured.
