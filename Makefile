@@ -3,6 +3,7 @@
 # make test-all  make test, then the long sweeps: tests marked "sweep", 11,000 damaged files among them
 # make docs   the pages of docs/ as a site, with each command's options and the API: build/site/index.html (no network needed to build)
 # make docs-links  whether the addresses of other sites in these pages are there
+# make notebooks  the tutorials as Jupyter notebooks, in notebooks/
 # make extras each pip extra, and the backend of examples/jax_backend, alone in an environment of its own (EXTRAS="torch keras");
 #             torch's is installed from the source distribution, and runs the demo outside the checkout
 #
@@ -22,7 +23,7 @@ SPHINX = $(VENV)-docs/bin/python -m sphinx -c docs -W --keep-going -j 2 .
 
 EXTRAS ?= torch keras mindspore onnx tflite jax
 
-.PHONY: setup demo test test-all check docs docs-links extras clean
+.PHONY: setup demo test test-all check docs docs-links notebooks extras clean
 
 setup: $(READY)
 
@@ -66,6 +67,9 @@ docs: $(DOCS_READY)
 docs-links: $(DOCS_READY)
 	$(SPHINX) -q -b linkcheck build/links
 
+notebooks: $(READY)
+	$(BIN)/python docs/tutorials/notebooks.py notebooks
+
 extras: $(addprefix extra-,$(EXTRAS))
 
 extra-%: ALONE = $(abspath $(VENV))-$*
@@ -100,4 +104,4 @@ extra-jax:
 	rm -rf $(ALONE)
 
 clean:
-	rm -rf $(VENV) $(VENV)-docs build dist out *.egg-info
+	rm -rf $(VENV) $(VENV)-docs build dist out notebooks *.egg-info

@@ -41,9 +41,9 @@ MLFLOW = [
 ]
 WANDB = ["wandb>=0.20"]
 RAY = ["ray>=2.55"]  # CVE-2025-62593 (code run through a browser), CVE-2026-41486
-DOCS = ["sphinx>=8.1", "furo>=2025.7.19", "myst-parser>=4.0"]
+DOCS = ["sphinx>=8.1", "furo>=2025.7.19", "myst-parser>=4.0", "jupytext>=1.16"]
 DEV = [
-    *DOCS,  # a test builds the site
+    *DOCS,  # a test builds the site, another the notebooks
     "setuptools>=78.1.1",  # CVE-2025-47273
     "pytest>=9.0.3",  # CVE-2025-71176
     "pytest-xdist>=3.5",

@@ -5,6 +5,7 @@ lines and bars of progress; notes. Lines fit the width, and names and paths are 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import json
 import math
@@ -120,10 +121,38 @@ def make_console(stream: Any = None) -> Console:
     stream = sys.stdout if stream is None else stream
     file = getattr(stream, "behind", stream)
     plain = bool(os.environ.get("NO_COLOR"))
-    console = Console(highlight=False, file=file, width=width(file), color_system=None if plain else "auto")
-    if console.is_terminal and not console.is_dumb_terminal:
+    settings: dict[str, Any] = {"highlight": False, "file": file, "width": width(file), "force_jupyter": False}
+    console = Console(color_system=None if plain else "auto", **settings)
+    if console.is_terminal and not console.is_dumb_terminal and not in_notebook(console.file):  # (which says it is one)
         return console
-    return Console(highlight=False, file=file, width=width(file), color_system=None, force_terminal=False)
+    return Console(color_system=None, force_terminal=False, **settings)
+
+
+def bar_console(console: Console) -> Console | None:
+    """Where a bar is drawn beside the lines of a console.
+
+    Args:
+        console: of ``make_console``.
+
+    Returns:
+        The console itself on a terminal; in a notebook, where ipywidgets is installed, one that draws in the cell's output;
+        else None, also in the cells ``%%sh`` of a notebook, a pipe that its FORCE_COLOR makes a terminal.
+    """
+    if console.is_terminal and (console.file.isatty() or "JPY_PARENT_PID" not in os.environ):
+        return console
+    if in_notebook(sys.stdout) and has_widgets():
+        return Console(highlight=False, force_jupyter=True)
+    return None
+
+
+def has_widgets() -> bool:
+    """Whether ipywidgets is installed, with which rich draws in notebooks."""
+    return importlib.util.find_spec("ipywidgets") is not None
+
+
+def in_notebook(stream: Any) -> bool:
+    """Whether what is printed to a stream is shown in the output of a notebook's cell."""
+    return type(stream).__module__.startswith("ipykernel.")
 
 
 class Report:
@@ -242,7 +271,8 @@ def note(text: str) -> None:
 
 
 class Pulse:
-    """How far long work is that prints nothing itself: a bar on a terminal, else a line each ``SILENCE`` seconds.
+    """How far long work is that prints nothing itself: a bar on a terminal or in a notebook, else a line each ``SILENCE``
+    seconds.
 
     Args:
         clock: gives seconds; tests have one of their own.
@@ -271,13 +301,14 @@ class Pulse:
             The parts.
         """
         console, start, done = make_console(), self._clock(), 0
+        drawn = bar_console(console)
         bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(),
-            console=console,
+            console=drawn or console,
             transient=True,
         )
         task = bar.add_task(one_line(name).replace("[", r"\["), total=total, rate="")
@@ -287,7 +318,7 @@ class Pulse:
                 done += size(part)
                 now = self._clock()
                 rate = f"{_rate(done / max(now - start, 1e-9))} {unit}/s"
-                if console.is_terminal:
+                if drawn is not None:
                     if now - start >= BAR_AFTER:
                         bar.start()
                     bar.update(task, completed=done, rate=rate)

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from qat.analysis.agreement import Codes
+from qat.vocabulary.listing import Listed, Listing, Row
+
+
+def decibels(value: float) -> str:
+    """An SQNR as text, without its unit; "exact" where nothing differs."""
+    return "exact" if value == math.inf else f"{value:.1f}"
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,10 @@ class Layer:
     doubled: float
     bias_share: float
 
+    def __repr__(self) -> str:
+        bits = f"{self.weight_bits or '-'}/{self.activation_bits} bits"
+        return f"Layer {self.name}, {bits}, blame {100 * self.blame:.1f} %, SQNR {decibels(self.sqnr)} dB"
+
 
 @dataclass(frozen=True)
 class Output:
@@ -101,7 +112,7 @@ class Advice:
 
 
 @dataclass(frozen=True)
-class Diagnosis:
+class Diagnosis(Listed):
     """What ``diagnose`` found.
 
     Args:
@@ -123,6 +134,23 @@ class Diagnosis:
     def __repr__(self) -> str:
         found = ", ".join(f"{x.name}: {x.sqnr:.1f} dB" for x in self.outputs)
         return f"Diagnosis of {self.network} on {self.samples:,} samples, {len(self.layers)} layers, {found}"
+
+    @property
+    def _listing(self) -> Listing:
+        rows = [
+            Row(
+                (
+                    x.name,
+                    f"{x.weight_bits or '-'}/{x.activation_bits}",
+                    f"{100 * x.blame:.1f}",
+                    *map(decibels, (x.sqnr, x.own, x.inherited)),
+                )
+            )
+            for x in self.by_blame
+        ]
+        rows += [Row(("advice", "", "", "", "", ""), x.text) for x in self.advice]
+        columns = ("layer", "bits", "blame in %", "SQNR in dB", "own in dB", "before in dB")
+        return Listing(repr(self), columns, tuple(rows))
 
     @property
     def by_blame(self) -> tuple[Layer, ...]:

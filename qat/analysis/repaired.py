@@ -9,6 +9,7 @@ from typing import Any
 from qat.errors import QatError
 from qat.passes.quant_config import written_quant_config
 from qat.training.checkpoint import Checkpoint
+from qat.vocabulary.listing import Listed, Listing, Row
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Raised:
 
 
 @dataclass(frozen=True, eq=False)
-class Repair:
+class Repair(Listed):
     """What ``repair`` found.
 
     Args:
@@ -55,7 +56,7 @@ class Repair:
         standard_error: of ``drop``, by bootstrap over the samples; None where the measure has none.
         weight_bytes_before: of all weights, packed, with their scales, without anything raised.
         weight_bytes: of all weights now.
-        weight_bytes_most: with everything raised that may be.
+        weight_bytes_most: with everything raised that may be; where nothing had to be raised, as it is.
         bops_before: bit operations for one sample without anything raised.
         bops: bit operations for one sample now.
         evaluations: how many quantized networks were measured.
@@ -90,6 +91,40 @@ class Repair:
     bops: int
     evaluations: int
     samples: int
+
+    def __repr__(self) -> str:
+        lost = f"{self.drop:.2f} {self.unit}".rstrip()
+        return (
+            f"Repair of {self.checkpoint.graph.name}, {len(self.raised):,} raised, {self.measure} "
+            f"{'missing' if self.measure == 'SQNR' else 'drop'} {lost}, {self.weight_bytes:,} bytes of weights"
+        )
+
+    @property
+    def _listing(self) -> Listing:
+        rows = [
+            Row(
+                (
+                    x.layer,
+                    x.what,
+                    x.before,
+                    x.after,
+                    f"{100 * x.blame:.1f}",
+                    f"{x.weight_bytes:,}",
+                    "" if x.drop is None else f"{x.drop:.2f}",
+                )
+            )
+            for x in self.raised
+        ]
+        columns = (
+            "layer",
+            "what",
+            "before",
+            "after",
+            "blame in %",
+            "bytes then",
+            f"lost then, in {self.unit or 'its unit'}",
+        )
+        return Listing(repr(self), columns, tuple(rows))
 
     def quant_config(self) -> str:
         """The settings as a file of ``--quant_config``, which repeats the result.

@@ -15,13 +15,15 @@ from qat.data.preparation import PLAIN, Preparation, prepared
 from qat.data.rows import Samples, chosen_of, in_memory
 from qat.errors import QatError
 from qat.vocabulary.arrays import Arrays, as_arrays, as_tuple
-from qat.vocabulary.listing import dimensions
+from qat.vocabulary.listing import Listed, Listing, Row, dimensions
 from qat.vocabulary.ops import Array
 from qat.vocabulary.rows import Rows
 
+PARTS = ("part", "count", "each", "type")  #: columns of what a data set prints
+
 
 @dataclass(frozen=True, eq=False)
-class Split:
+class Split(Listed):
     """Samples and their labels: the training part or the test part of a data set.
 
     Args:
@@ -89,6 +91,15 @@ class Split:
         shapes = " and ".join(dimensions(x.shape[1:]) for x in as_tuple(self.images))
         return f"Split of {len(self):,} samples of {shapes}"
 
+    @property
+    def _listing(self) -> Listing:
+        return Listing(repr(self), PARTS, tuple(self._rows("samples")))
+
+    def _rows(self, part: str) -> list[Row]:
+        """One for each array: of the samples, and of the labels."""
+        arrays = [(part, x) for x in as_tuple(self.images)] + [("labels", x) for x in self.outputs]
+        return [Row((name, f"{len(x):,}", dimensions(x.shape[1:]), str(x.dtype))) for name, x in arrays]
+
     def __len__(self) -> int:
         return len(as_tuple(self.images)[0])
 
@@ -153,7 +164,7 @@ class Split:
 
 
 @dataclass(frozen=True, eq=False)
-class Dataset:
+class Dataset(Listed):
     """Training and test samples.
 
     Args:
@@ -181,6 +192,16 @@ class Dataset:
     preparation: Preparation | None = None
     scale: float | None = None
     zero_point: float | None = None
+
+    def __repr__(self) -> str:
+        shapes = " and ".join(dimensions(x.shape[1:]) for x in as_tuple(self.train.images))
+        classes = f", {len(self.class_names):,} classes" if self.class_names else ""
+        return f"Dataset {self.name}, {len(self.train):,} + {len(self.test):,} samples of {shapes}{classes}"
+
+    @property
+    def _listing(self) -> Listing:
+        rows = (*self.train._rows("training"), *self.test._rows("test"))
+        return Listing(repr(self), PARTS, rows)
 
     def held_back(self, count: int, seed: int = 0) -> Dataset:
         """Hold back some training images, to choose a model by: they take the place of the test images.

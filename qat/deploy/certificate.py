@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from qat import tasks
+from qat.vocabulary.listing import Listed, Listing, Row
 
 REFERENCE = "NumPy integers"
 
@@ -106,7 +107,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Certificate:
+class Certificate(Listed):
     """What ``verify`` found.
 
     Attributes:
@@ -136,6 +137,31 @@ class Certificate:
     task: tasks.Task = field(default_factory=tasks.Classification)
     float_layers: tuple[str, ...] = ()
     apart: Apart | None = None
+
+    def __repr__(self) -> str:
+        codes, differ = (sum(getattr(x, name) for x in self.comparisons) for name in ("codes", "differ"))
+        of = self.file or self.network
+        return f"Certificate of {of}, {self.images:,} samples, {codes:,} codes compared, {differ:,} differ"
+
+    def __str__(self) -> str:
+        return self.summary()
+
+    @property
+    def _listing(self) -> Listing:
+        several = self.metrics_by_arithmetic  # then each engine is compared with NumPy's integers in its own
+        references = several or {self.arithmetic: self.reference_metrics}
+        rows = [Row((REFERENCE, name, "", "", "", self._main(metrics))) for name, metrics in references.items()] + [
+            Row(
+                (x.engine, x.arithmetic, f"{x.codes:,}", f"{x.differ:,}", str(x.largest), self._main(x.metrics)),
+                x.divergence or "",
+            )
+            for x in self.comparisons
+        ]
+        columns = ("engine", "arithmetic", "codes compared", "differ", "by at most", "metric")
+        return Listing(f"{self!r} ({self.data})", columns, tuple(rows))
+
+    def _main(self, metrics: Mapping[str, float]) -> str:
+        return self.task.words(*tasks.main(metrics)) if metrics else ""
 
     def of_file(self, draft: Path, path: Path) -> Certificate:
         """The same of a file that has moved.

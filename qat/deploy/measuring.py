@@ -59,6 +59,12 @@ class Measured:
     arena: int
     stack: int
 
+    def __repr__(self) -> str:
+        return (
+            f"Measured on {len(self.instructions):,} samples: {self.instructions[0]:,} instructions, {self.flash:,} bytes of "
+            f"flash, {self.ram:,} of RAM, {self.stack:,} of stack"
+        )
+
 
 @runtime_checkable
 class IsEmulated(Protocol):

@@ -25,7 +25,7 @@ from qat.quantizers import Quantizer
 from qat.reading import LARGEST_JSON, reason_of
 from qat.vocabulary.arrays import ArraySpec
 from qat.vocabulary.fields import check_type
-from qat.vocabulary.listing import Listing, Row, dimensions
+from qat.vocabulary.listing import Listed, Listing, Row, dimensions
 from qat.vocabulary.ops import Array
 from qat.vocabulary.serial import from_json
 
@@ -69,7 +69,7 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Graph:
+class Graph(Listed):
     """A network without its parameters. Immutable; equal graphs have equal hashes.
 
     Attributes:
@@ -364,16 +364,10 @@ class Graph:
         title = f"{self.name}: {self.count_trainable():,} trainable parameters"
         return Listing(title, ("node", "cell", "inputs", "output shape", "parameters"), tuple(rows))
 
-    def __str__(self) -> str:
-        return self._listing.text
-
     def __repr__(self) -> str:
         kind = "quantized" if self.is_quantized else "float"
         shapes = " and ".join(dimensions(x.shape) for x in self.input_specs)
         return f"Graph of {self.name}, {kind}, {len(self.nodes):,} nodes, input {shapes}"
-
-    def _repr_html_(self) -> str:
-        return self._listing.html
 
 
 def check_inputs(name: str, cell: Cell, count: int) -> None:

@@ -11,10 +11,11 @@ from qat.imports.source import Opened
 from qat.tasks import Classification, Task
 from qat.training.checkpoint import Checkpoint
 from qat.vocabulary.arrays import Arrays
+from qat.vocabulary.listing import Listed, Listing
 
 
 @dataclass
-class Imported:
+class Imported(Listed):
     """A network that was read.
 
     Attributes:
@@ -36,6 +37,18 @@ class Imported:
     difference: Difference | None = None
     opened: Opened | None = None
     entries: tuple[Input, ...] = ()
+
+    def __repr__(self) -> str:
+        apart = (
+            "" if self.difference is None else f", {self.difference.relative:.2g} of its largest output from its source"
+        )
+        notes = f", {len(self.notes):,} notes" if self.notes else ""
+        return f"Imported: {self.graph!r}{apart}{notes}"
+
+    @property
+    def _listing(self) -> Listing:
+        own = self.graph._listing
+        return Listing("\n".join([repr(self), *self.notes]), own.columns, own.rows)
 
     def compare(self, images: Arrays | None = None, *, tolerance: float = TOLERANCE) -> Difference:
         """Run the source and the graph on the same samples.

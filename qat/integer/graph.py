@@ -16,11 +16,11 @@ from qat.integer.float_layer import FloatLayer, IntegerQuantize
 from qat.integer.grid import IntegerTensor
 from qat.integer.node import IntegerNode
 from qat.vocabulary.arrays import ArraySpec
-from qat.vocabulary.listing import Listing, Row, dimensions
+from qat.vocabulary.listing import Listed, Listing, Row, dimensions
 
 
 @dataclass(frozen=True, eq=False)
-class IntegerGraph:
+class IntegerGraph(Listed):
     """The integers of a trained network: what every target exports.
 
     Attributes:
@@ -48,15 +48,9 @@ class IntegerGraph:
             )
         return Listing(repr(self), ("tensor", "node", "inputs", "shape", "codes", "scale"), tuple(rows))
 
-    def __str__(self) -> str:
-        return self._listing.text
-
     def __repr__(self) -> str:
         shapes = " and ".join(dimensions(x.shape) for x in self.inputs)
         return f"IntegerGraph of {self.name}, {len(self.nodes):,} nodes, input {shapes}, {self.arithmetic} arithmetic"
-
-    def _repr_html_(self) -> str:
-        return self._listing.html
 
     @property
     def entries(self) -> tuple[IntegerInput, ...]:

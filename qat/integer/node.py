@@ -13,6 +13,7 @@ import numpy as np
 from qat.errors import QatError
 from qat.integer.fixed_point import FixedMultiplier, FixedSum, LongMultiplier, in_float64
 from qat.integer.grid import Grid, IntegerTensor, Requantize
+from qat.vocabulary.listing import dimensions
 from qat.vocabulary.ops import Array, Kind, Ops, Tensor
 
 
@@ -34,6 +35,14 @@ class IntegerNode(ABC):
     kind: ClassVar[str] = "its operation"
     #: its codes are those of its input in the same order, so that they need no memory of their own
     renames: ClassVar[bool] = False
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.__repr__ = IntegerNode.__repr__  # type: ignore[method-assign]  # a dataclass's own has all its arrays
+
+    def __repr__(self) -> str:
+        takes = ", ".join(x.name for x in self.inputs)
+        return f"{type(self).__name__} {self.name}({takes}), {dimensions(self.output.shape)}"
 
     @property
     def belongs_to(self) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import math
 import sys
 from dataclasses import asdict
 
@@ -16,6 +15,7 @@ import numpy as np
 
 from qat.analysis.choosing import NEAREST
 from qat.analysis.diagnosed import Diagnosis, Layer
+from qat.analysis.diagnosed import decibels as _db
 from qat.analysis.diagnosis import diagnose
 from qat.analysis.figures import COLOURS, Picture, check_picture, plain_text
 from qat.analysis.float_outputs import calibrated_with, float_params
@@ -140,10 +140,6 @@ def _row(x: Layer) -> tuple[str, ...]:
         f"{x.far}:{x.worst:.0f}x" if x.far else "",
         str(x.dead) if x.dead else "",
     )
-
-
-def _db(value: float) -> str:
-    return "exact" if value == math.inf else f"{value:.1f}"
 
 
 def _csv(found: Diagnosis) -> str:

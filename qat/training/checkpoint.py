@@ -29,6 +29,7 @@ from qat.reading import LARGEST_JSON, kind_of, open_regular, reading
 from qat.registry import suffixed
 from qat.tasks import Classification, Task
 from qat.training.monitor import Epoch, Progress
+from qat.vocabulary.listing import Listed, Listing, Row
 from qat.vocabulary.ops import Array
 
 FORMAT = "qat-checkpoint-1"
@@ -38,7 +39,7 @@ LARGEST = 5 * 4 * MOST_PARAMETERS + (1 << 28)
 
 
 @dataclass(frozen=True, eq=False)
-class Checkpoint:
+class Checkpoint(Listed):
     """A network, its parameters and the state of its training.
 
     Args:
@@ -131,6 +132,20 @@ class Checkpoint:
         kind = "quantized" if self.graph.is_quantized else "float"
         numbers = sum(math.prod(param.shape) for param in self.graph.params.values() if param.trainable)
         return f"Checkpoint of {self.graph.name}, {kind}, step {self.step:,}, {numbers:,} parameters"
+
+    @property
+    def _listing(self) -> Listing:
+        numbers = sum(array.nbytes for array in self.params.values())
+        rows = [
+            Row(("network", repr(self.graph))),
+            Row(("parameters", f"{len(self.params):,} arrays, {numbers:,} bytes")),
+            Row(("trained", f"{self.epoch:,} epochs, {self.step:,} steps")),
+            Row(("task", type(self.task).__name__)),
+        ]
+        if self.class_names:
+            rows.append(Row(("classes", f"{len(self.class_names):,}"), shortened(self.class_names)))
+        rows += [Row(("history", f"{number}"), shortened(entry)) for number, entry in enumerate(self.history, 1)]
+        return Listing(repr(self), ("what", "value"), tuple(rows))
 
     def not_finite(self) -> str | None:
         """What is infinite or NaN among the parameters, those of the best epoch and the optimizer's state.

@@ -1,4 +1,4 @@
-"""The log of a training: lines, a progress bar on a terminal, and a CSV file of the same numbers."""
+"""The log of a training: lines, a progress bar on a terminal or in a notebook, and a CSV file of the same numbers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import TracebackType
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from qat.console import SILENCE, Pulse, make_console, print_line
+from qat.console import SILENCE, Pulse, bar_console, make_console, print_line
 from qat.errors import QatError
 from qat.tasks import Task
 from qat.training.monitor import Epoch
@@ -19,7 +19,7 @@ from qat.vocabulary.rows import is_shown, showing
 
 
 class TrainingLog:
-    """Log lines in the format of MindSpore's tutorial, and on a terminal a progress bar below them.
+    """Log lines in the format of MindSpore's tutorial, and on a terminal or in a notebook a progress bar beside them.
 
         Epoch: [ 1/ 10], step: [ 937/ 937], loss: [0.0113], avg loss: [0.0223], time: [4.3ms]
 
@@ -57,23 +57,24 @@ class TrainingLog:
         self.epochs, self.steps, self.every, self.csv_path = epochs, steps, every, csv_path
         self._batch_size, self._clock, self._quiet, self._trackers = batch_size, clock, ExitStack(), trackers
         self._console, self._pulse = make_console(), Pulse(clock)
+        bar = bar_console(self._console)
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(),
-            console=self._console,
+            console=bar or self._console,
             get_time=clock,
             transient=True,
-            disable=not self._console.is_terminal,
+            disable=bar is None,
         )
         self._task = self._progress.add_task("", total=steps, rate="")
         self._total, self._seen, self._unlogged, self._since = 0.0, 0, 0, clock()
 
     def __enter__(self) -> TrainingLog:
         self._progress.start()
-        if self._console.is_terminal:
+        if not self._progress.disable:
             self._quiet.enter_context(showing(None))  # the bar of the training is there already
         elif is_shown():
             self._quiet.enter_context(showing(self._pulse.watched))  # silence counts from the training's own lines
@@ -108,7 +109,7 @@ class TrainingLog:
             rate=f"{self._unlogged * self._batch_size / passed:,.0f} samples/s" if passed and self._batch_size else "",
         )
         asked = step == self.steps or bool(self.every and step % self.every == 0)
-        if asked or (not self._console.is_terminal and passed >= SILENCE):
+        if asked or (self._progress.disable and passed >= SILENCE):
             now = self._clock()
             milliseconds = (now - self._since) * 1000.0 / self._unlogged
             average = self._total / self._seen

@@ -10,10 +10,11 @@ from qat.errors import QatError
 from qat.training.optimizer import Optimizer, learning_rate
 from qat.training.oscillations import Oscillations
 from qat.vocabulary.fields import check_fields
+from qat.vocabulary.listing import Listed, Listing, given_fields, of_fields
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(Listed):
     """How to train.
 
     Where weights are pruned, only epochs at the final sparsity count for early_stopping, keep_best and the schedule
@@ -69,6 +70,13 @@ class Recipe:
     augment: tuple[str, ...] = ()
     oscillations: Oscillations | None = None
     reestimate_bn: int = 0
+
+    def __repr__(self) -> str:
+        return given_fields(self)
+
+    @property
+    def _listing(self) -> Listing:
+        return of_fields(self)
 
     def __post_init__(self) -> None:
         if isinstance(self.optimizer, str):

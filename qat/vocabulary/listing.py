@@ -5,9 +5,11 @@ from __future__ import annotations
 import html
 import re
 import textwrap
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from itertools import zip_longest
+from typing import Any
 
 from qat.tables import broken
 
@@ -84,6 +86,50 @@ class Listing:
             for row in self.rows
         )
         return f"<p>{html.escape(self.title)}</p><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+class Listed(ABC):
+    """Prints as a listing, in notebooks too; its ``repr`` is one line."""
+
+    @property
+    @abstractmethod
+    def _listing(self) -> Listing:
+        """What is printed."""
+
+    def __str__(self) -> str:
+        return self._listing.text
+
+    def _repr_html_(self) -> str:
+        return self._listing.html
+
+
+def of_fields(owner: Any) -> Listing:
+    """The fields of a dataclass, with their values and where these are others their defaults.
+
+    Args:
+        owner: an instance.
+
+    Returns:
+        The class's name, a row for each field.
+    """
+    rows = []
+    for field, usual in _fields(owner):
+        value = getattr(owner, field)
+        rows.append(Row((field, repr(value), "" if value == usual else repr(usual))))
+    return Listing(type(owner).__name__, ("field", "value", "default"), tuple(rows))
+
+
+def given_fields(owner: Any) -> str:
+    """A dataclass as Python, with the fields alone that have other values than by default: ``Recipe(epochs=3)``."""
+    given = [f"{field}={value!r}" for field, usual in _fields(owner) if (value := getattr(owner, field)) != usual]
+    return f"{type(owner).__name__}({', '.join(given)})"
+
+
+def _fields(owner: Any) -> list[tuple[str, Any]]:
+    """Each with its default."""
+    return [
+        (x.name, x.default if x.default_factory is MISSING else x.default_factory()) for x in fields(owner) if x.repr
+    ]
 
 
 def dimensions(shape: Sequence[int]) -> str:
