@@ -225,7 +225,8 @@ class _Choice:
     """
 
     def __init__(self, work: _Work, held: Batches, decisions: list[Decision]) -> None:
-        self._work, self._judge, self._decisions, self._wanted = work, work.judge(held), decisions, work.wanted
+        self._work, self._held, self._judge = work, held, work.judge(held)
+        self._decisions, self._wanted = decisions, work.wanted
 
     def made(self) -> Wanted:
         """The settings, none of them open."""
@@ -247,7 +248,11 @@ class _Choice:
             self._decide("method", {m: errors[equalize, m] for m in methods}, method)
         if wanted.equalize is None:
             self._decide("equalize", {e: min(errors[e, m] for m in methods) for e in either}, equalize)
-        return tried[equalize, method], seen[equalize][1]
+        # Rounding and biases are judged with ranges of all images: a large number that was held back, and is cut off, would
+        # hide what they bring.
+        observed, means = seen[equalize]
+        observed.add(self._work.ops, self._held)
+        return observed.with_ranges(method, wanted.percentile), means
 
     def _rounded(self, own: Params) -> Params:
         """Codes of weights by moments or nearest ones; learned ones, which take long, are stood in for by moments."""
