@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 import textwrap
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich import box
-from rich.cells import cell_len
-from rich.table import Table
-from rich.text import Text
+if TYPE_CHECKING:  # rich takes time, and who only lists a network's nodes needs none of it
+    from rich.table import Table
 
 LEAST = 14  #: columns that a text in a table has at least, before the table is divided
 
@@ -24,6 +23,15 @@ def count(value: int) -> str:
 def percent(value: float) -> str:
     """A share as "98.21 %"."""
     return f"{100 * value:.2f} %"
+
+
+def cell_len(text: str) -> int:
+    """How many columns a text takes on a terminal: two for a wide sign, as a Chinese one, none for one that joins another."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if unicodedata.combining(sign) else 2 if unicodedata.east_asian_width(sign) in "WF" else 1 for sign in text
+    )
 
 
 @dataclass(frozen=True)
@@ -205,6 +213,10 @@ def _table(
     headings: Sequence[str], cells: Sequence[Sequence[str]], widths: Sequence[int] | None = None, *, padding: int = 1
 ) -> Table:
     """A table; its texts are folded where widths are given."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(box=box.HEAVY_HEAD, padding=(0, padding))
     for index, heading in enumerate(headings):
         table.add_column(

@@ -338,7 +338,7 @@ def test_what_waits_for_a_correction_is_the_same_afterwards() -> None:
 def test_a_calibration_says_how_far_it_is_to_commands_alone(capsys: pytest.CaptureFixture[str]) -> None:
     watched: list[tuple[int, str]] = []
 
-    def watch(parts, total, size, name):  # type: ignore[no-untyped-def]
+    def watch(parts, total, size, name, unit):  # type: ignore[no-untyped-def]
         for part in parts:
             yield part
             watched.append((size(part), name))

@@ -205,6 +205,13 @@ def test_what_is_given_once_is_printed_or_kept(capsys: pytest.CaptureFixture[str
     }
 
 
+def test_a_quantized_network_prints_in_80_columns_with_whole_names() -> None:
+    graph = qat.convert_quant_network(qat.networks.create("mobilenet_v3").graph())
+    lines = str(graph).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert {node.name for node in graph.nodes} <= {line.split()[0] for line in lines}
+
+
 def test_what_is_printed_whole_has_no_effect_on_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     print_whole("a\x1b[2J" + "b" * 100 + "\nc")
     assert capsys.readouterr().out == "a\\x1b[2J" + "b" * 100 + "\nc\n"

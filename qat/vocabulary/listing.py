@@ -146,8 +146,13 @@ def _narrowed(widths: Sequence[int]) -> list[int]:
 
 
 def _lines(texts: Sequence[str], widths: Sequence[int]) -> list[str]:
-    """A row, in several lines where a text is wider than its column."""
-    cells = [broken(text, width).split("\n") for text, width in zip(texts, widths, strict=True)]
+    """A row, in several lines where a text is wider than its column; the first, a name, has one of its own then."""
+    if len(texts[0]) > widths[0]:
+        return [texts[0], *_lines(("", *texts[1:]), widths)]
+    cells = [
+        [text] if len(text) <= width else broken(text, width).split("\n")
+        for text, width in zip(texts, widths, strict=True)
+    ]
     return [
         (" " * GAP).join(part.ljust(width) for part, width in zip(parts, widths, strict=True)).rstrip()
         for parts in zip_longest(*cells, fillvalue="")
