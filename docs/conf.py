@@ -34,7 +34,8 @@ nitpicky = False  # types of other packages stay plain text: their inventories w
 
 myst_heading_anchors = 4
 myst_enable_extensions = ["deflist"]
-highlight_language = "sh"
+highlight_language = "text"  # of blocks that do not name theirs: commands and what they print
+smartquotes = False  # it would make a dash of the hyphens of --flag
 
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"

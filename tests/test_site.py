@@ -94,6 +94,9 @@ def every_command_has_its_options_and_every_public_name_its_place(site: Path) ->
         page = (site / "docs" / "reference" / "commands" / f"{name}.html").read_text(encoding="utf-8")
         assert 'class="std option"' in page, name
     ids = set().union(*(Addresses(page).ids for page in (site / "docs" / "reference" / "api").glob("*.html")))
+    checkpoint = (site / "docs" / "reference" / "api" / "training.html").read_text(encoding="utf-8")
+    assert "under which --" in (site / "docs" / "reference" / "api" / "tasks.html").read_text(encoding="utf-8")
+    assert "~" not in re.sub("<[^>]*>", "", checkpoint)
     assert {f"qat.{name}" for name in qat.__all__} - {id_.removeprefix("module-") for id_ in ids} == set()
 
 

@@ -108,6 +108,16 @@ def command_pages() -> dict[str, str]:
 # -- the API ------------------------------------------------------------------------------------------------------------
 
 
+def documented() -> dict[int, str]:
+    """id of an object -> its name, of all that the reference has; a name of ``qat`` comes before one of its modules."""
+    found = {}
+    for module in (*(f"qat.{name}" for name in qat.__all__), *(each for x in SUBJECTS for each in x.interfaces), "qat"):
+        value = sys.modules[module] if module in sys.modules else getattr(qat, module.rpartition(".")[2])
+        if isinstance(value, ModuleType):
+            found |= {id(getattr(value, name)): f"{module}.{name}" for name in public(value)}
+    return found
+
+
 def entry(name: str, value: object) -> str:
     """The directive that documents one public name, as ``qat.Graph`` or ``qat.data.load``.
 
@@ -117,7 +127,9 @@ def entry(name: str, value: object) -> str:
         again = {key for base in value.__mro__[1:] if base.__module__.startswith("qat.") for key in vars(base)}
         again |= set(getattr(value, "_fields", ()))  # a tuple's, which its docstring lists
         hidden = ", ".join(sorted(key for key in again & set(vars(value)) if not key.startswith("_")))
-        options = [":members:", ":show-inheritance:", *([f":exclude-members: {hidden}"] if hidden else [])]
+        known = documented()
+        bases = [":show-inheritance:"] if any(id(base) in known for base in value.__bases__) else []
+        options = [":members:", *bases, *([f":exclude-members: {hidden}"] if hidden else [])]
         return f".. autoclass:: {name}\n{indented(chr(10).join(options))}\n"
     if callable(value):
         return f".. autofunction:: {name}\n"
@@ -216,14 +228,50 @@ def public_name(app: Sphinx, env: BuildEnvironment, node: pending_xref, content:
 
 def as_written(app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
     """Docstrings write |x| for an absolute value and a * b for a product; reStructuredText would take both for markup. The
-    pages that they name become links.
+    pages that they name become links. An indented block behind a colon is a formula, whose lines stay.
     """
-    example = False
+    example, formula = False, None
     for number, line in enumerate(lines):
+        depth = len(line) - len(line.lstrip())
+        if formula is not None and line.strip() and depth <= formula:
+            formula = None
         example = line.lstrip().startswith(">>>") or (example and bool(line.strip()))
-        if not example:
-            text = re.sub(r"(``.*?``)|([|*])", lambda found: found[1] or "\\" + found[2], line)
-            lines[number] = re.sub(r"(``.*?``)|(?<![\w/`])(docs/[\w/]+)\.md\b", _page, text)
+        if example or formula is not None:
+            continue
+        text = re.sub(r"(``.*?``)|([|*])", lambda found: found[1] or "\\" + found[2], line)
+        lines[number] = re.sub(r"(``.*?``)|(?<![\w/`])(docs/[\w/]+)\.md\b", _page, text)
+        after = lines[number + 1 : number + 3]
+        if line.endswith(":") and len(after) == 2 and not after[0].strip() and after[1].startswith(" " * (depth + 1)):
+            lines[number] += ":"
+            formula = depth
+
+
+def without_types(app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
+    """Napoleon takes what is before a colon in a property's first line for its type: give it back."""
+    found = [number for number, line in enumerate(lines) if line.startswith(":type: ")]
+    if what in ("property", "attribute", "data") and found:
+        lines[0] = f"{lines[found[0]].removeprefix(':type: ')}: {lines[0]}"
+        del lines[found[0]]
+
+
+def known_bases(app: Sphinx, name: str, thing: object, options: object, bases: list[type]) -> None:
+    """Of the classes that one is derived from, those that the reference has."""
+    known = documented()
+    bases[:] = [base for base in bases if id(base) in known]
+
+
+def short_signature(
+    app: Sphinx, what: str, name: str, thing: object, options: object, arguments: str | None, returns: str | None
+) -> tuple[str | None, str | None]:
+    """Arrays by their name, and a default that is made anew as ..., since <factory> is no expression."""
+
+    def short(text: str | None) -> str | None:
+        text = text and text.replace("<factory>", "...")
+        return text and re.sub(
+            r"~?numpy\.ndarray\[~?typing\.Any, ~?numpy\.dtype\[~?typing\.Any\]\]", "~numpy.ndarray", text
+        )
+
+    return short(arguments), short(returns)
 
 
 def _page(found: re.Match[str]) -> str:
@@ -231,10 +279,21 @@ def _page(found: re.Match[str]) -> str:
     return found[1] or f":doc:`{found[2]}.md </{found[2]}>`"
 
 
+def colons(app: Sphinx, doctree: nodes.document) -> None:
+    """Between a parameter and what it is; Sphinx writes a dash of two hyphens."""
+    for node in list(doctree.findall(nodes.Text)):
+        if node == " -- ":
+            node.parent.replace(node, nodes.Text(": "))
+
+
 def setup(app: Sphinx) -> ExtensionMetadata:
     """Called by Sphinx."""
     app.add_config_value("generated_pages", ["commands/index", "api/index"], "env")
     app.connect("builder-inited", write)
     app.connect("autodoc-process-docstring", as_written, priority=400)  # before napoleon
+    app.connect("autodoc-process-docstring", without_types, priority=600)  # after it
+    app.connect("autodoc-process-bases", known_bases)
+    app.connect("autodoc-process-signature", short_signature)
+    app.connect("doctree-read", colons)
     app.connect("missing-reference", public_name)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
