@@ -313,7 +313,7 @@ def test_every_extra_that_a_message_names_exists(metadata):
 def test_the_extra_all_holds_every_other_one_that_a_backend_uses(metadata):
     extras = set(metadata.get_all("Provides-Extra"))
     libraries = {"image", "data", "augment", "study", "plots", "search", "ray"}
-    assert {"torch", "keras", "mindspore", "onnx", "tflite", "dev", "all"} | libraries == extras
+    assert {"torch", "keras", "mindspore", "onnx", "tflite", "docs", "dev", "all"} | libraries == extras
     used = {entry.extra for entry in (*BACKENDS.values(), *TARGETS.values()) if entry.extra} | libraries
     others = set().union(*(requirements(metadata, extra) for extra in used))
     assert requirements(metadata, "all") == others
