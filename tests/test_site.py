@@ -32,7 +32,7 @@ def build(source: Path, out: Path) -> subprocess.CompletedProcess[str]:
     """Build as ``make docs`` does, where no framework can be imported and no address can be found."""
     options = ["-c", "docs", "-q", "-W", "--keep-going", "-j", "2", "-b", "html", ".", str(out)]
     return subprocess.run(
-        [sys.executable, "-c", BUILD, *options], cwd=source, capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, "-c", BUILD, *options], cwd=source, capture_output=True, text=True, timeout=900, check=False
     )
 
 

@@ -23,7 +23,7 @@ from sphinx.util.typing import ExtensionMetadata
 from subjects import SUBJECTS, subject_of
 
 import qat
-from qat.cli import Parser, _HelpFormatter
+from qat.cli import command_parser
 from qat.commands import COMMANDS
 
 PLACE = Path(__file__).resolve().parent.parent / "reference"
@@ -50,8 +50,7 @@ def indented(text: str, by: int = 3) -> str:
 def command_page(name: str, module_name: str) -> str:
     """A command's usage and options, in reStructuredText."""
     module = importlib.import_module(f"qat.scripts.{module_name}")
-    parser = Parser(prog=f"qat {name}", description=module.__doc__, formatter_class=_HelpFormatter)
-    module.add_arguments(parser)
+    parser = command_parser(name)
     formatter = parser._get_formatter()
     parts = [f".. _qat-{name}:\n", heading(f"qat {name}"), plain(inspect.cleandoc(module.__doc__ or "")), ""]
     parts += [".. code-block:: text\n", indented(usage(parser)), "", f".. program:: qat {name}\n"]

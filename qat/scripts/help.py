@@ -9,25 +9,26 @@ from pathlib import Path
 import qat
 from qat import hints
 from qat.cli import run_script
-from qat.console import make_console
+from qat.console import make_console, print_whole, result
 from qat.errors import QatError
 from qat.reading import read_text
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's flags."""
-    parser.add_argument("page", nargs="?", help="its name, as quantizers")
+    parser.add_argument("page", nargs="?", help="its name, as quantizers or tutorials/pytorch")
 
 
 def pages() -> dict[str, Path]:
     """The pages that come with the package, by name.
 
     Returns:
-        Their files, in the order of their names.
+        Their files, in the order of their names, those in folders after the others.
     """
-    return {
-        path.stem: path for path in sorted((Path(qat.__file__).parent / "docs").glob("*.md")) if path.stem != "README"
-    }
+    folder = Path(qat.__file__).parent / "docs"
+    found = {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.glob("*.md"))}
+    found |= {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.glob("[!_]*/*.md"))}
+    return {name.removesuffix("/README"): path for name, path in found.items() if name != "README"}
 
 
 def run(args: argparse.Namespace) -> None:
@@ -36,8 +37,8 @@ def run(args: argparse.Namespace) -> None:
     if args.page is None:
         for name, path in known.items():
             title = read_text(path, "install qat again").partition("\n")[0].lstrip("# ")
-            print(f"  {name:<18} {title}")
-        print("'qat help NAME' shows one; 'qat COMMAND --help' the flags of a command")
+            result(f"  {name:<26} {title}")
+        result("'qat help NAME' shows one; 'qat COMMAND --help' the flags of a command")
         return
     name = args.page.removeprefix("docs/").removesuffix(".md")
     if name not in known:
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
     text = read_text(known[name], "install qat again")
     console = make_console()
     if not console.is_terminal:
-        print(text, end="")
+        print_whole(text, end="")
         return
     from rich.markdown import Markdown
 
