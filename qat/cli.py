@@ -15,6 +15,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stdout
+from contextvars import ContextVar
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, TextIO
@@ -34,6 +35,8 @@ from qat.vocabulary.rows import showing
 
 USER_MISTAKE, INTERRUPTED = 2, 130  #: exit statuses
 MOST_FLAGS = 10_000  #: lines of all flag files
+#: The command line of a run that is repeated, in place of the one that repeats it: histories hold it.
+REPEATED: ContextVar[str | None] = ContextVar("repeated", default=None)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -297,7 +300,7 @@ def run_script(
         if this_worker().rank or sys.stdout is None:  # the first of several workers speaks for all
             sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (for as long as the process lives)
         args = parser.parse_args(arguments)
-        args.command_line = shlex.join([*parser.prog.split(), *arguments])
+        args.command_line = REPEATED.get() or shlex.join([*parser.prog.split(), *arguments])
         args.chosen_threads = _choose_threads(args)
         output = LastingOutput(sys.stdout)
         plain = PlainOutput(output)
@@ -306,7 +309,7 @@ def run_script(
             for module in vars(args).pop("imports"):
                 import_own(module)
             try:
-                status = recorded(run, parser, arguments)(args) or 0
+                status = recorded(run, parser)(args) or 0
             except Planned:
                 status = 0
             others.flush()

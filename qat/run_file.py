@@ -5,6 +5,7 @@
     run:                          # for people and for comparison
       version: 0.9.0
       command: qat train --data_path digits --epochs 3
+      settings: sha256:...        # of the section below, which tells whether it was changed since
       inputs: {}                  # SHA-256 of each file and folder that was read
       outputs: {lenet.ckpt: ...}  # and of what was written
     train:                        # the flags; paths are relative to this file
@@ -17,8 +18,8 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,13 +43,12 @@ LARGEST = 1 << 28  #: bytes of a folder whose contents are digested; of a larger
 Run = Callable[[argparse.Namespace], int | None]
 
 
-def recorded(run: Run, parser: argparse.ArgumentParser, arguments: Sequence[str]) -> Run:
+def recorded(run: Run, parser: argparse.ArgumentParser) -> Run:
     """The same command, which writes its run file where it made a checkpoint or an exported file.
 
     Args:
         run: what the command does.
         parser: of its arguments.
-        arguments: as they were typed.
 
     Returns:
         What to call in place of ``run``.
@@ -61,7 +61,7 @@ def recorded(run: Run, parser: argparse.ArgumentParser, arguments: Sequence[str]
         if not status and not this_worker().rank:
             made = [path for path in written if path.suffix == CHECKPOINT or suffixed(path)]
             if made and not any(str(path).endswith(SUFFIX) for path in written):  # a step of run-config wrote its own
-                _write(parser, asked, arguments, made[-1], written)
+                _write(parser, asked, made[-1], written)
         return status
 
     return running
@@ -103,6 +103,18 @@ def digest(path: str | Path) -> str:
     except OSError as error:
         raise QatError(f"{path}: cannot be read ({error.strerror or error}); its digest is part of the run") from None
     return f"{'' if whole else 'names-and-sizes-'}sha256:{total.hexdigest()}"
+
+
+def digest_of_settings(flags: Mapping[str, Any]) -> str:
+    """The SHA-256 of a command's section: where it is that of the record, nobody has changed the flags.
+
+    Args:
+        flags: values by flag.
+
+    Returns:
+        "sha256:" and its hexadecimal digits.
+    """
+    return f"sha256:{hashlib.sha256(json.dumps(flags, sort_keys=True).encode()).hexdigest()}"
 
 
 def _digest_of(path: Path) -> str:
@@ -180,7 +192,6 @@ def _plain(value: Any) -> Any:
 def _write(
     parser: argparse.ArgumentParser,
     args: argparse.Namespace,
-    arguments: Sequence[str],
     made: Path,
     written: Sequence[Path],
 ) -> None:
@@ -190,12 +201,6 @@ def _write(
     flags, path = flags_of(parser, args), beside(made)
     outputs = {_relative(each, made.parent): digest(each) for each in dict.fromkeys(written) if each.is_file()}
     inputs = {_relative(each, made.parent): value for each, value in inputs_of(flags, written).items()}
-    record = {
-        "version": qat.__version__,
-        "command": f"qat {command} {shlex.join(arguments)}",
-        "inputs": inputs,
-        "outputs": outputs,
-    }
     begun = [str(each) for each in written]
 
     def moved(name: str, value: Any) -> Any:
@@ -208,6 +213,13 @@ def _write(
         return value
 
     section = {name: moved(name, value) for name, value in flags.items()}
+    record = {
+        "version": qat.__version__,
+        "command": args.command_line,
+        "settings": digest_of_settings(section),
+        "inputs": inputs,
+        "outputs": outputs,
+    }
     head = f"# Written by qat: 'qat run-config {path.name}' repeats what made {made.name}.\n"
     text = written_yaml({RECORD: record, command: section})
     write_atomically(path, (head + text).encode())

@@ -9,6 +9,7 @@ import yaml
 from command import run
 
 from qat import run_file
+from qat.cli import REPEATED
 from qat.scripts.common import steps
 from qat.training.checkpoint import Checkpoint
 
@@ -65,6 +66,20 @@ def test_a_run_file_repeats_what_it_lies_beside_with_the_same_bits(
     assert (status, err) == (0, "")
     assert "the same bits as before" in out
     assert run_file.digest(path) == was
+
+
+def test_a_run_that_is_repeated_keeps_its_command_line_until_its_flags_are_changed(done: Path) -> None:
+    path = run_file.beside(done / "out" / "lenet.ckpt")
+    was = path.read_text()
+    command = yaml.safe_load(was)["run"]["command"]
+    assert Checkpoint.load(done / "out" / "lenet.ckpt").history[0]["command"] == command
+    for text, found in ((was, command), (was.replace("epochs: 1", "epochs: 2"), None)):
+        path.write_text(text)
+        plan = steps.read_plan(path)
+        with plan._as_before(plan.steps[0]):
+            assert REPEATED.get() == found
+        assert REPEATED.get() is None
+    path.write_text(was)
 
 
 def test_a_changed_result_or_setting_is_made_again_and_what_follows_only_where_it_must(

@@ -15,7 +15,7 @@ from typing import Any
 
 import qat
 from qat import hints
-from qat.cli import Parser, command_parser, main
+from qat.cli import REPEATED, Parser, command_parser, main
 from qat.commands import COMMANDS
 from qat.data.loading import exists
 from qat.errors import QatError, shortened
@@ -23,7 +23,7 @@ from qat.files import check_writable, watched_writes, write_atomically
 from qat.passes.quant_config import read_yaml
 from qat.reading import LARGEST_JSON, read_file, reading
 from qat.registry import suffixed
-from qat.run_file import CHECKPOINT, RECORD, beside, digest, flags_of, inputs_of
+from qat.run_file import CHECKPOINT, RECORD, beside, digest, digest_of_settings, flags_of, inputs_of
 from qat.training.checkpoint import Checkpoint
 
 COMMON = "common"  #: the section whose keys are of every step that has such a flag
@@ -70,6 +70,7 @@ class Plan:
 
     def __init__(self, path: Path, steps: list[Step], record: dict[str, Any]) -> None:
         self.path, self.steps, self.record = path, steps, record
+        self._settings = digest_of_settings(steps[0].flags) if record else ""
         self._checkpoints: list[str] = []
         self._files: list[str] = []
         self._floats: list[str] = []
@@ -158,7 +159,7 @@ class Plan:
         del self._done[number:]
         self._note({"begun": self._begun(step, ())})
         heard = _Heard(sys.stdout)
-        with watched_writes() as written, contextlib.redirect_stdout(heard):
+        with watched_writes() as written, contextlib.redirect_stdout(heard), self._as_before(step):
             status = main([step.command, *arguments])
         if status:
             return status
@@ -172,6 +173,18 @@ class Plan:
             {"begun": self._begun(step, outputs), "outputs": digests, "printed": heard.text if not digests else ""}
         )
         return 0
+
+    @contextlib.contextmanager
+    def _as_before(self, step: Step) -> Iterator[None]:
+        """Give a step that repeats a run the command line of that run, which the history of a checkpoint holds: with another
+        one it would have other bits. Not where the flags were changed since.
+        """
+        same = self.record.get("settings") == self._settings
+        token = REPEATED.set(str(self.record.get("command")) if same and step is self.steps[0] else None)
+        try:
+            yield
+        finally:
+            REPEATED.reset(token)
 
     def _made_before(self, number: int) -> bool:
         """Whether what a step writes was written by it before."""
