@@ -53,6 +53,7 @@ from qat.deploy.recipe import metadata_of
 from qat.deploy.verify import Certificate, verify
 from qat.errors import QatWarning
 from qat.passes.quant_config import read_quant_config
+from qat.reporting.gather import read_bench
 from qat.scripts.common.tasks import read_weights
 from qat.study import Study, Task
 from qat.study.training import RESULT, read_result
@@ -500,6 +501,19 @@ def read_set(path: Path) -> None:
     assert whole.images.dtype.kind != "f" or np.isfinite(whole.images).all()
 
 
+#: What ``qat bench --json`` prints, shortened.
+BENCH = json.dumps(
+    {
+        "here": [{"file": "a.onnx", "seconds": 1e-5, "quartiles": [9e-6, 1.1e-5], "bytes": 1000}],
+        "cores": [{"file": "a.c", "core": "m4", "instructions": 800, "flash": 67000, "ram": 6000}],
+    }
+).encode()
+
+
+def read_times(path: Path) -> None:
+    assert read_bench(path)["here"]
+
+
 def read_row(path: Path) -> None:
     row = Row.load(path)
     assert len(accuracy_rows([row])[0]) == len(ACCURACY)
@@ -629,6 +643,7 @@ KINDS = {
         in_text,
         beside=lambda: {"a.png": picture("PNG")},
     ),
+    "times of bench": Kind("json", lambda: BENCH, read_times, 20, 400, "qat/reporting/gather.py", in_json),
     "row of the zoo": Kind(
         "json",
         lambda: (FOLDER / "mnist_cnn.json").read_bytes(),

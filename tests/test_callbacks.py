@@ -373,7 +373,7 @@ def test_without_lightning_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     callback._callback_class.cache_clear()
     model, find = prepared("torch"), callback.importlib.util.find_spec
     monkeypatch.setattr(callback.importlib.util, "find_spec", lambda name: None if "ightning" in name else find(name))
-    with pytest.raises(QatError, match=r"Lightning, which is not installed: .*qat-engine\[lightning\]"):
+    with pytest.raises(QatError, match=r"Lightning, which is not installed: pip install .*lightning"):
         qat.callback(model)
     callback._callback_class.cache_clear()
 

@@ -276,10 +276,13 @@ def test_check_params_names_the_source_and_what_is_missing_unknown_or_misshapen(
     params = graph.initial_params()
     lacking = {name: value for name, value in params.items() if name != "fc2.bias"}
     with pytest.raises(
-        qat.QatError, match=r"^a\.ckpt: they lack 'fc2.bias', so they belong to another network than LeNet5$"
+        qat.QatError,
+        match=r"^a\.ckpt: they lack 'fc2.bias', so they belong to another network than LeNet5; give its own$",
     ):
         graph.check_params(lacking, "a.ckpt")
-    with pytest.raises(qat.QatError, match=r"^params: they hold 'fc9.bias', which it does not know, .*than LeNet5$"):
+    with pytest.raises(
+        qat.QatError, match=r"^params: they hold 'fc9.bias', which it does not know, .*than LeNet5; give its own$"
+    ):
         graph.check_params(params | {"fc9.bias": np.zeros(1)})
     with pytest.raises(qat.QatError, match=r"^params: 'fc2.bias' has shape \(83,\) but LeNet5 needs \(84,\)"):
         graph.check_params(params | {"fc2.bias": np.zeros(83)})

@@ -147,7 +147,8 @@ def test_quantizers_by_their_names(trained: Path, tmp_path: Path, capsys: pytest
     assert run(capsys, "calibrate", *given[:-2], "8", *named, *PLAIN_FLAGS)[0] == 0
     cells = {node.name: node.cell for node in Checkpoint.load(path).graph.nodes}
     assert cells["fc1.fake_quant"].quantizer == qat.LSQActivationQuantizer(8)
-    status, _, err = run(capsys, "train-quant", *given[:-3], *named, "--ckpt_path", path)
+    other = ["--data_path", "digits", "--save_path", tmp_path / "other.ckpt", "--ckpt_path", path]
+    status, _, err = run(capsys, "train-quant", *other, *named)
     assert status == 2
     assert "is quantized already" in err
 

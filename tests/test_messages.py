@@ -161,7 +161,7 @@ def test_what_is_no_integer_graph(name: str, tmp_path: Path) -> None:
         ),
         (
             lambda: qat.convert_quant_network(LeNet5(), num_bits=1),
-            "^WeightQuantizer: num_bits is 1; use a whole number from 2 to 16, or BinaryWeightQuantizer or Ternary.*docs/",
+            "^WeightQuantizer: num_bits is 1; use a whole number from 2 to 16, or Binary.* or Ternary.*qat help quantizers",
         ),
         (lambda: qat.WeightQuantizer(0), "^WeightQuantizer: num_bits is 0; use a whole number from 2 to 16$"),
         (

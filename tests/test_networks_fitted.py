@@ -237,7 +237,10 @@ def test_what_is_no_mistake(capsys: pytest.CaptureFixture[str]) -> None:
         status, out, err = run(capsys, "train", *BASE, "--num_workers", 0, "--data_path", *arguments.split())
         assert status == 0, err
         assert takes in out
-        assert (note in err) if note else not err
+        notes = [
+            line for line in err.splitlines() if "no better than always answering" not in line
+        ]  # few steps are trained
+        assert (note in err) if note else not notes
     status, _, err = run(capsys, "eval", "--data_path", "other.npz", "--ckpt_path", "scaled.ckpt")
     assert (status, err.count("\n")) == (2, 1)
     assert "its codes have scale 0.02 and zero point 0, but Cnn1d takes scale 0.01 and zero point 0" in err

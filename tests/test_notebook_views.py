@@ -164,7 +164,7 @@ def test_a_difference_shows() -> None:
 
 
 def test_a_measurement_is_a_line() -> None:
-    from qat.deploy.interfaces import Measured
+    from qat.deploy.measuring import Measured
 
     codes = np.zeros((500, 1000), np.uint8)
     found = Measured((codes,), (codes,), (815_626,) * 500, {"conv": 1}, {}, 67_260, 68_000, 6_052, 6_052, 560)

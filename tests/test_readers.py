@@ -144,7 +144,7 @@ def test_a_folder_that_nobody_reads_lists_what_is_there_and_what_would_be_read(t
     assert "pictures are put into" not in message
     (tmp_path / "1.JPG").touch()
     refused(tmp_path, "; pictures are put into a folder for each class, and the folder that holds those is given")
-    (tmp_path / "x.xlsx").touch()
+    (tmp_path / "x.xlsx").write_text("no data set")
     refused(tmp_path / "x.xlsx", "there is a file here, but --data_path takes", ".npz, .npy or .csv file")
 
 

@@ -232,7 +232,7 @@ def test_what_is_no_cell_is_refused(use):
     refused(
         lambda self, x: use(x),
         "in a construct, only calls of cells, a . b, a - b, a . b, a @ b, these with numbers, -a, slices and moves "
-        ".docs.cells.md. are known; write ",
+        ".'qat help cells'. are known; write ",
     )
 
 

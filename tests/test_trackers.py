@@ -132,7 +132,7 @@ def test_what_is_no_tracker_is_refused(text: str, message: str) -> None:
 @pytest.mark.parametrize("name", ["mlflow", "wandb"])
 def test_a_service_whose_package_is_missing_names_it_and_the_extra(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(QatError, match=rf"--log_to {name}: needs the package '{name}'.*qat-engine\[{name}\]"):
+    with pytest.raises(QatError, match=rf"--log_to {name}: needs the package '{name}'.*pip install .*{name}"):
         trackers.create(name)
 
 

@@ -39,6 +39,8 @@ USES = [
     ("help quntizers", "'quntizers'", "perhaps quantizers is meant"),
     ("run-config nowhere.yaml", "nowhere.yaml: cannot be read", "each section is a command"),
     ("run-config types.yaml", "'num_bits'", "each section is a command"),
+    ("completion csh", "'csh'", "choose from 'bash'"),
+    ("report --data_path digits --ckpt_path nowhere.ckpt", "nowhere.ckpt", "give the checkpoint file"),
     ("doctor --fast", "--fast", "'qat doctor --help' says"),
     # -- values
     (f"train {DIGITS} --epochs -1", "epochs is -1", "at least 1"),

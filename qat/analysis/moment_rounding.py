@@ -152,6 +152,7 @@ class Moment:
     rows: int = 0
 
     def add(self, rows: Array) -> None:
+        """Count rows of what a layer takes, (groups, rows, inputs)."""
         self.total = self.total + (np.swapaxes(rows, 1, 2) @ rows).astype(np.float64)
         self.rows += rows.shape[1]
 

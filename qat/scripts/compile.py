@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """``export``, with --float where the network is a float one."""
-    args.file_format = args.target
+    args.file_format, args.arduino = args.target, None
     target = qat.target(args.target)  # or its QatError, before the checkpoint is read
     args.ckpt_path, args.file_name = args.input_path, args.output_path
     args.float = not Checkpoint.load(args.input_path).graph.is_quantized
