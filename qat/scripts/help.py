@@ -9,7 +9,7 @@ from pathlib import Path
 import qat
 from qat import hints
 from qat.cli import run_script
-from qat.console import make_console
+from qat.console import make_console, print_whole, result
 from qat.errors import QatError
 from qat.reading import read_text
 
@@ -36,16 +36,17 @@ def run(args: argparse.Namespace) -> None:
     if args.page is None:
         for name, path in known.items():
             title = read_text(path, "install qat again").partition("\n")[0].lstrip("# ")
-            print(f"  {name:<18} {title}")
-        print("'qat help NAME' shows one; 'qat COMMAND --help' the flags of a command")
+            result(f"  {name:<18} {title}", pages=[{"name": name, "title": title}])
+        result("'qat help NAME' shows one; 'qat COMMAND --help' the flags of a command")
         return
     name = args.page.removeprefix("docs/").removesuffix(".md")
     if name not in known:
         raise QatError(f"there is no page {args.page!r}{hints.perhaps(name, known)}; 'qat help' lists them")
     text = read_text(known[name], "install qat again")
+    result(page=name, markdown=text)
     console = make_console()
-    if not console.is_terminal:
-        print(text, end="")
+    if args.json or args.quiet or not console.is_terminal:
+        print_whole(text, end="")
         return
     from rich.markdown import Markdown
 
