@@ -99,7 +99,7 @@ def digest(path: str | Path) -> str:
         whole, total = sum(sizes) <= LARGEST, hashlib.sha256()
         for each, size in zip(files, sizes, strict=True):
             content = _digest_of(each) if whole else ""
-            total.update(f"{each.relative_to(path).as_posix()}\n{size}\n{content}\n".encode())
+            total.update(f"{each.relative_to(path).as_posix()}\n{size}\n{content}\n".encode(errors="surrogateescape"))
     except OSError as error:
         raise QatError(f"{path}: cannot be read ({error.strerror or error}); its digest is part of the run") from None
     return f"{'' if whole else 'names-and-sizes-'}sha256:{total.hexdigest()}"
@@ -222,7 +222,7 @@ def _write(
     }
     head = f"# Written by qat: 'qat run-config {path.name}' repeats what made {made.name}.\n"
     text = written_yaml({RECORD: record, command: section})
-    write_atomically(path, (head + text).encode())
+    write_atomically(path, (head + text).encode(errors="backslashreplace"))  # of a name that is no UTF-8
 
 
 def _relative(path: str | Path, folder: Path) -> str:

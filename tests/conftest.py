@@ -42,7 +42,7 @@ def _mindspore_for_many_networks() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _long_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands break no line, so that tests find what they look for; tests/test_widths.py looks at 80 columns."""
+    """Commands break no line, so that tests find what they look for; tests/test_output.py looks at 80 columns."""
     monkeypatch.setenv("COLUMNS", "1000")
 
 

@@ -240,8 +240,14 @@ def test_what_arduino_does_not_build_is_refused(tmp_path: Path, capsys: pytest.C
     command = ["export", "--ckpt_path", str(tmp_path / "net.ckpt"), "--file_name", str(tmp_path / "x"), "--no_verify"]
     assert main([*command, "--file_format", "ONNX", "--arduino", str(tmp_path / "library")]) == 2
     assert "--arduino: ONNX is nothing that Arduino builds" in capsys.readouterr().err
+    assert main([*command, "--file_format", "C", "--weights_file", "--arduino", str(tmp_path / "library")]) == 2
     assert not (tmp_path / "library").exists()
-    assert main([*command, "--file_format", "C", "--arduino", str(tmp_path / "library")]) == 0
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "library.properties").write_text("name=mine")
+    assert main([*command, "--file_format", "C", "--arduino", str(tmp_path / "mine")]) == 2
+    assert not (tmp_path / "x.c").exists()
+    for _ in range(2):  # its own is replaced
+        assert main([*command, "--file_format", "C", "--arduino", str(tmp_path / "library")]) == 0
     assert (tmp_path / "library" / "src" / "x.c").read_bytes() == (tmp_path / "x.c").read_bytes()
 
 

@@ -128,3 +128,26 @@ def test_labels_that_a_random_transform_could_part_from_their_images_are_refused
 
     with pytest.raises(QatError, match=r"a label is an array \(4, 4\), which would be read apart from its image"):
         trained(Maps())
+
+
+class Mirrored(TensorDataset):
+    """What it gives is not what it holds."""
+
+    def __getitem__(self, number: int) -> tuple[torch.Tensor, ...]:
+        x, y = super().__getitem__(number)
+        return x.flip(-1), 2 - y
+
+
+class Other(Folder):
+    def __getitem__(self, number: int) -> tuple[Any, int]:
+        x, y = super().__getitem__(number)
+        return x, 2 - y if y != 1 else 0
+
+
+def test_what_a_data_set_gives_counts_and_not_what_it_holds() -> None:
+    mirrored = qat.data.dataset_of(Mirrored(torch.from_numpy(IMAGES), torch.from_numpy(LABELS))).train
+    np.testing.assert_array_equal(np.asarray(mirrored.images[:]), IMAGES[..., ::-1])
+    np.testing.assert_array_equal(mirrored.labels, 2 - LABELS)
+    np.testing.assert_array_equal(
+        qat.data.dataset_of(Other(LABELS.tolist())).train.labels, np.where(LABELS == 1, 0, 2 - LABELS)
+    )

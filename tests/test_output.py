@@ -185,6 +185,15 @@ def test_quiet_prints_results_alone(
     assert out.splitlines() == lines
 
 
+@pytest.mark.parametrize(("arguments", "key"), [([], "pages"), (["limits"], "markdown")])
+def test_pages_of_the_documentation_are_results(
+    arguments: list[str], key: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = json.loads(run(capsys, "help", *arguments, "--json")[1])
+    assert document[key]
+    assert run(capsys, "help", *arguments, "--quiet") == run(capsys, "help", *arguments)
+
+
 def test_what_is_given_once_is_printed_or_kept(capsys: pytest.CaptureFixture[str]) -> None:
     columns = [Column("layer"), Column("share", form=lambda x: f"{100 * x:.1f} %"), Column("", "raw", None)]
     for report, expected in ((Report(), "62.5 %"), (Report(as_json=True), "")):

@@ -82,6 +82,18 @@ def test_a_run_that_is_repeated_keeps_its_command_line_until_its_flags_are_chang
     path.write_text(was)
 
 
+def test_names_that_are_no_utf8_are_recorded(done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, path = tmp_path / "data\udcff", tmp_path / "net\udcff.ckpt"
+    folder.mkdir()
+    (folder / "a\udcff.png").write_bytes(b"a")
+    assert run_file.digest(folder).startswith("sha256:")
+    given = ("--ckpt_path", done / "out" / "lenet.ckpt", "--method", "l1", "--ratio", "0.3", "--save_path", path)
+    status, _, err = run(capsys, "prune", *given)
+    assert (status, err) == (0, "")
+    status, out, _ = run(capsys, "run-config", run_file.beside(path))
+    assert (status, "the same bits as before" in out) == (0, True)
+
+
 def test_a_changed_result_or_setting_is_made_again_and_what_follows_only_where_it_must(
     done: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

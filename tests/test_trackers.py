@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -198,8 +199,11 @@ def test_wandb_keeps_them_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("WANDB_SILENT", "true")
     logged("wandb:digits")
     (path,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    words, end = (b"digits", b"Linear", b"train/loss", b"validation/top-1"), time.monotonic() + 30.0
+    while not all(word in path.read_bytes() for word in words) and time.monotonic() < end:
+        time.sleep(0.1)  # W&B's own process writes it, which may be behind
     content = path.read_bytes()
-    for word in (b"digits", b"Linear", b"train/loss", b"validation/top-1"):
+    for word in words:
         assert word in content
 
 

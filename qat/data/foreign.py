@@ -102,7 +102,8 @@ def _split(given: Any, what: str) -> Split:
     of_samples = hasattr(items, "__getitem__") and hasattr(items, "__len__") and not isinstance(items, (list, tuple))
     if loader and of_samples:
         _check_order(given, what)
-    tensors = getattr(items, "tensors", None)
+    # Of a class that derives from torch's, samples may be something else than the tensors' rows.
+    tensors = getattr(items, "tensors", None) if type(items).__name__ == "TensorDataset" else None
     if isinstance(tensors, tuple) and len(tensors) > 1 and all(map(is_array, tensors)):
         *images, labels = (as_numpy(x, what) for x in tensors)
         return Split(as_arrays(tuple(images)), labels)
@@ -137,6 +138,9 @@ def _indexed(items: Any, what: str) -> Split:
     images, label = _parts(items[0], what)
     rows: tuple[Any, ...] = tuple(_Items(items, place, x, what) for place, x in enumerate(images))
     known = _known_labels(items)
+    # What the data set gives counts, where it makes other labels of those that it has at hand.
+    if known is not None and not np.array_equal(known[0], label):
+        known = None
     if known is None:
         if label.ndim:
             raise QatError(

@@ -120,6 +120,10 @@ def run(args: argparse.Namespace) -> int:
             f"--arduino: {'float networks are' if args.float else f'{target.NAME} is'} nothing that Arduino builds; leave it "
             "out, or use --file_format C"
         )
+    if args.arduino and options.get("weights_file") == YES:
+        raise QatError("--arduino: builds no weights in a file of their own; leave it out, or --weights_file")
+    if args.arduino:
+        check_outputs(args, Path(args.arduino) / "library.properties")
     if args.float:
         if args.arithmetic not in (None, "float"):
             raise QatError(
@@ -182,7 +186,7 @@ def _stop_if_dry(args: argparse.Namespace, checkpoint: Checkpoint, dataset: Data
         target.runtime()  # or its QatError
     reads = [] if dataset is None else [(args.data_path or dataset.source, of_data(dataset))]
     reads.insert(0, (args.ckpt_path, of_graph(checkpoint.graph)))
-    stop_if_dry(args, f"export {target.NAME} {how}", reads=reads, writes=[path])
+    stop_if_dry(args, f"export {target.NAME} {how}", reads=reads, writes=[path, *filter(None, [args.arduino])])
 
 
 def _write_library(args: argparse.Namespace, target: Target, path: Path) -> None:

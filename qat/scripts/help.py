@@ -37,15 +37,16 @@ def run(args: argparse.Namespace) -> None:
     if args.page is None:
         for name, path in known.items():
             title = read_text(path, "install qat again").partition("\n")[0].lstrip("# ")
-            result(f"  {name:<26} {title}")
+            result(f"  {name:<26} {title}", pages=[{"name": name, "title": title}])
         result("'qat help NAME' shows one; 'qat COMMAND --help' the flags of a command")
         return
     name = args.page.removeprefix("docs/").removesuffix(".md")
     if name not in known:
         raise QatError(f"there is no page {args.page!r}{hints.perhaps(name, known)}; 'qat help' lists them")
     text = read_text(known[name], "install qat again")
+    result(page=name, markdown=text)
     console = make_console()
-    if not console.is_terminal:
+    if args.json or args.quiet or not console.is_terminal:
         print_whole(text, end="")
         return
     from rich.markdown import Markdown

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import qat
 from qat.cli import run_script
+from qat.console import wrote
 from qat.errors import QatError
 from qat.files import check_writable
 from qat.reporting.gather import LAYER_SAMPLES
@@ -73,7 +74,7 @@ def run(args: argparse.Namespace) -> None:
     else:
         page = _report(args, args.ckpt_path, args.name or Path(args.ckpt_path).stem)
     page.save(args.out)
-    print(f"wrote {args.out}, {len(page.html.encode()):,} bytes")
+    wrote(args.out, "wrote", f", {len(page.html.encode()):,} bytes")
 
 
 def _report(args: argparse.Namespace, path: str, name: str) -> Report:

@@ -21,7 +21,7 @@ import qat
 from qat.analysis.merge_batch_norm import merge_batch_norm
 from qat.cells.linear import WeightedCell
 from qat.cli import run_script
-from qat.console import print_table, wrote
+from qat.console import print_table, result, wrote
 from qat.errors import QatError
 from qat.files import check_writable, write_atomically
 from qat.graph import Graph
@@ -175,7 +175,10 @@ def run(args: argparse.Namespace) -> None:
     )
     unit = "bits" if args.goal == "size" else "nJ"
     found = _described(best, args.goal, start.task)
-    print(f"Trial {best.number}: {found}; with {bits} bits in place of each choice {reference:,.1f} {unit}")
+    result(
+        f"Trial {best.number}: {found}; with {bits} bits in place of each choice {reference:,.1f} {unit}",
+        trial=best.number,
+    )
     print_table(
         "The best widths",
         ("layer", "weight bits", "activation bits"),

@@ -20,7 +20,7 @@ from qat.training.checkpoint import Checkpoint
 
 REPORTS = (".csv", ".txt", ".yaml", ".yml", ".json", ".png", ".svg", ".html")  #: which are replaced without a question
 
-SOURCES = (".cc", ".h")  #: what is written beside a model, and says by whom
+SOURCES = (".cc", ".h", ".properties")  #: what is written beside a model, and says by whom
 
 
 def add_writing_arguments(parser: argparse.ArgumentParser, *, replaces: bool = True) -> None:

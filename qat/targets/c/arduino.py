@@ -21,7 +21,7 @@ version=1.0.0
 author=qat export
 maintainer=qat export
 sentence=A quantized neural network, {network}, as plain C.
-paragraph={name}_run computes one sample. The header says how it is fed. It needs no heap and no other library.
+paragraph={own}_run computes one sample. The header says how it is fed. It needs no heap and no other library.
 category=Data Processing
 url=https://www.arduino.cc
 architectures=*
@@ -97,7 +97,9 @@ def arduino_library(path: str | Path, folder: str | Path) -> list[Path]:
         )
     source = folder / "src" / f"{name}.c"
     contents = {
-        folder / "library.properties": PROPERTIES.format(name=name, network=file.source[3:].partition(",")[0]),
+        folder / "library.properties": PROPERTIES.format(
+            name=name, own=file.model["name"], network=file.source[3:].partition(",")[0]
+        ),
         folder / "examples" / name / f"{name}.ino": sketch(file, name),
     }
     for each in (source, *contents):
