@@ -15,7 +15,6 @@ from command import run
 import qat
 from qat import plugins
 from qat.errors import QatError, QatWarning
-from qat.extras import how_to_install
 from qat.training import trackers
 from qat.training.event_file import EventFile
 
@@ -146,9 +145,8 @@ def test_a_tracker_that_fails_ends_no_training_and_the_other_one_gets_all(
 @pytest.mark.parametrize("name", ["mlflow", "wandb"])
 def test_a_service_whose_package_is_missing_names_it_and_the_extra(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(QatError, match=f"--log_to {name}: needs the package '{name}'") as caught:
+    with pytest.raises(QatError, match=rf"--log_to {name}: needs the package '{name}'.*pip install .*{name}"):
         trackers.create(name)
-    assert how_to_install(name) in str(caught.value)
 
 
 def test_another_package_adds_a_tracker(own: Any, monkeypatch: pytest.MonkeyPatch) -> None:
