@@ -507,3 +507,18 @@ def test_the_page_s_mindspore(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     names = example("In MindSpore", {"pixels": pixels, "data": data})
     assert names["certificate"].passed
     assert qat.Checkpoint.load("net.ckpt").step == 8
+
+
+class Failing(Recorder):
+    """A tracker whose service does not answer."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        raise QatError("--log_to: refused")
+
+
+def test_a_checkpoint_is_saved_before_a_tracker_may_fail(tmp_path: Path) -> None:
+    schedule = qat.QuantSchedule(prepared("torch"), save_path=tmp_path / "net.ckpt", trackers=[Failing()])
+    schedule.begin(epoch=6, steps=12)
+    with pytest.raises(QatError, match="refused"):
+        schedule.after_epoch({"loss": 1.0})
+    assert qat.Checkpoint.load(tmp_path / "net.ckpt").graph.is_quantized

@@ -15,7 +15,7 @@ from command import run
 
 import qat
 from qat import plugins
-from qat.errors import QatError
+from qat.errors import QatError, QatWarning
 from qat.training import trackers
 from qat.training.event_file import EventFile
 
@@ -128,6 +128,19 @@ def test_the_commands_log_to_several_trackers_and_close_them(
 def test_what_is_no_tracker_is_refused(text: str, message: str) -> None:
     with pytest.raises(QatError, match=message):
         trackers.create(text)
+
+
+def test_a_tracker_that_fails_ends_no_training_and_the_other_one_gets_all(
+    own: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, dataset = digits()
+    asked, other = [], own.Own()
+    broken = own.Own()
+    monkeypatch.setattr(broken, "log_metrics", lambda metrics, step: asked.append(step) or 1 / 0)
+    recipe = qat.Recipe(epochs=2, batch_size=256)
+    with pytest.warns(QatWarning, match=r"Own: took no numbers at step 5 .*the training goes on"):
+        end = qat.train(qat.backend("torch"), start, dataset, recipe, trackers=[broken, other])
+    assert (end.epoch, asked, [step for step, _ in other.metrics]) == (2, [5], [5, 10])
 
 
 @pytest.mark.parametrize("name", ["mlflow", "wandb"])

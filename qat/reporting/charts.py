@@ -24,7 +24,6 @@ LEAST_SHARE = 1e-4  #: of the numbers of a histogram; rarer ones are cut off bel
 LEAST_WIDTH = 200.0  #: of a confusion matrix, for what stands below it
 WIDTH, HEIGHT = 440.0, 230.0  #: of a chart that stands alone
 CARD = (290.0, 128.0)  #: of one on a layer's card
-CALM = ("var(--card)", "var(--c0)")
 
 
 class Course:

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Sequence
 from qat.errors import one_line
 from qat.vocabulary.ops import Array
 
-PALETTE = 8  #: classes c0 to c7 that the style sheet has colours for
 KILO = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 

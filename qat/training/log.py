@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,7 +12,7 @@ from types import TracebackType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from qat.console import SILENCE, Pulse, bar_console, make_console, print_line
-from qat.errors import QatError
+from qat.errors import QatError, QatWarning, one_line
 from qat.tasks import Task
 from qat.training.monitor import Epoch
 from qat.training.trackers import Tracker
@@ -32,7 +33,8 @@ class TrainingLog:
         every: log also after so many steps; 0, the default: at the end of each epoch only.
         csv_path: a file to which the numbers of these lines and the learning rate are appended, but not of those that
             come by the clock; None for none.
-        trackers: they get the same numbers (``qat.trackers``); none by default.
+        trackers: they get the same numbers (``qat.trackers``); none by default. One that fails gets no more, and a
+            QatWarning says so: a service that does not answer ends no training.
         batch_size: samples in a step, for the samples a second that the bar shows; 0, the default: it shows none.
         clock: gives seconds; tests have one of their own.
 
@@ -147,7 +149,16 @@ class TrainingLog:
 
     def _track(self, what: str, numbers: Mapping[str, float], step: int) -> None:
         for tracker in self._trackers:
-            tracker.log_metrics({f"{what}/{name}": value for name, value in numbers.items()}, step)
+            try:
+                tracker.log_metrics({f"{what}/{name}": value for name, value in numbers.items()}, step)
+            except Exception as error:  # of a service's own kinds
+                self._trackers = [each for each in self._trackers if each is not tracker]
+                warnings.warn(
+                    f"{type(tracker).__name__}: took no numbers at step {step} ({one_line(error)}), and gets no more; the "
+                    "training goes on",
+                    QatWarning,
+                    stacklevel=2,
+                )
 
     def _append(self, line: str) -> None:
         assert self.csv_path is not None

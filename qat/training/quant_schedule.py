@@ -146,6 +146,7 @@ class QuantSchedule:
         """
         if not self._speaks:
             return
+        self._save()  # first: a tracker may fail
         if self.trackers:
             found = dict(metrics or {})
             counts = (
@@ -156,7 +157,6 @@ class QuantSchedule:
                 found["qat/frozen"] = sum(each.frozen for each in counts) / weights
             for tracker in self.trackers:
                 tracker.log_metrics(found, self.model.step)
-        self._save()
 
     def end(self) -> Checkpoint:
         """After the last step.
