@@ -91,7 +91,10 @@ def run(args: argparse.Namespace) -> int:
     shown = [(*row[:3], "see below") if len(row[3]) > LONGEST_REMEDY else row for row in shown]
     keys = ("what", "packages", "state", "remedy")
     result(python=platform.python_version(), parts=[dict(zip(keys, row, strict=True)) for row in rows])
-    print_table("What is here", ("", "packages", "state", "what to do"), shown, None)
+    headings = ("", "packages", "state", "what to do")
+    if not any(remedy for *_, remedy in shown):  # nothing is to be done
+        headings, shown = headings[:3], [row[:3] for row in shown]
+    print_table("What is here", headings, shown, None)
     for what, reason in failed + long:  # a message in a cell would make each line of the table as long
         result(f"{what}: {reason}")
     result("")
