@@ -7,6 +7,7 @@
       command: qat train --data_path digits --epochs 3
       inputs: {}                  # SHA-256 of each file and folder that was read
       outputs: {lenet.ckpt: ...}  # and of what was written
+      settings: ...               # SHA-256 of the flags below: whether they are still those of the command line
     train:                        # the flags; paths are relative to this file
       data_path: digits
       epochs: 3
@@ -17,11 +18,15 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from qat.errors import QatError
 from qat.files import watched_writes, write_atomically
@@ -38,6 +43,9 @@ ALWAYS = ("seed", "backend", "device_target")  #: what bits depend on, written w
 OTHERS = ("help", "resume", "quiet", "json", "yes", "dry_run", "trust", "flagfile")
 NO_PATHS = ("network", "task", "loss", "backend", "imports")  #: values that are names, whatever files there are
 LARGEST = 1 << 28  #: bytes of a folder whose contents are digested; of a larger one the names and sizes are
+
+#: The command line that a repeated run had at first: it is part of a checkpoint's history, and so of the bits.
+AS_TYPED: ContextVar[str] = ContextVar("AS_TYPED", default="")
 
 Run = Callable[[argparse.Namespace], int | None]
 
@@ -65,6 +73,17 @@ def recorded(run: Run, parser: argparse.ArgumentParser, arguments: Sequence[str]
         return status
 
     return running
+
+
+def typed(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> str:
+    """The command line, as it was typed; of a run that is repeated that of the first time."""
+    return AS_TYPED.get() or shlex.join([*parser.prog.split(), *arguments])
+
+
+def settings_digest(flags: Mapping[str, Any]) -> str:
+    """The SHA-256 of a section of a run file: whether its flags are those that its command line had."""
+    text = json.dumps(flags, sort_keys=True, default=str)
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
 def beside(path: str | Path) -> Path:
@@ -192,7 +211,7 @@ def _write(
     inputs = {_relative(each, made.parent): value for each, value in inputs_of(flags, written).items()}
     record = {
         "version": qat.__version__,
-        "command": f"qat {command} {shlex.join(arguments)}",
+        "command": typed(parser, arguments),
         "inputs": inputs,
         "outputs": outputs,
     }
@@ -209,6 +228,7 @@ def _write(
 
     section = {name: moved(name, value) for name, value in flags.items()}
     head = f"# Written by qat: 'qat run-config {path.name}' repeats what made {made.name}.\n"
+    record["settings"] = settings_digest(yaml.safe_load(written_yaml({command: section}))[command])
     text = written_yaml({RECORD: record, command: section})
     write_atomically(path, (head + text).encode())
 

@@ -23,7 +23,7 @@ from qat.files import check_writable, watched_writes, write_atomically
 from qat.passes.quant_config import read_yaml
 from qat.reading import LARGEST_JSON, read_file, reading
 from qat.registry import suffixed
-from qat.run_file import CHECKPOINT, RECORD, beside, digest, flags_of, inputs_of
+from qat.run_file import AS_TYPED, CHECKPOINT, RECORD, beside, digest, flags_of, inputs_of, settings_digest
 from qat.training.checkpoint import Checkpoint
 
 COMMON = "common"  #: the section whose keys are of every step that has such a flag
@@ -149,6 +149,7 @@ class Plan:
     def run(self, step: Step) -> int:
         """Run it and note what it made. Returns its exit status."""
         number, parser = self.steps.index(step), command_parser(step.command)
+        unchanged = bool(self.record) and self.record.get("settings") == settings_digest(step.flags)
         self._pass_on(step, parser)
         step.arguments = _arguments(step.flags, parser, step.where)
         going_on = self.goes_on(step)
@@ -158,8 +159,12 @@ class Plan:
         del self._done[number:]
         self._note({"begun": self._begun(step, ())})
         heard = _Heard(sys.stdout)
-        with watched_writes() as written, contextlib.redirect_stdout(heard):
-            status = main([step.command, *arguments])
+        before = AS_TYPED.set(str(self.record.get("command", "")) if unchanged else "")
+        try:
+            with watched_writes() as written, contextlib.redirect_stdout(heard):
+                status = main([step.command, *arguments])
+        finally:
+            AS_TYPED.reset(before)
         if status:
             return status
         outputs = [str(path) for path in dict.fromkeys(written) if path.is_file()]
