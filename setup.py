@@ -64,7 +64,7 @@ setup(
     python_requires=">=3.10",
     packages=find_packages(include=["qat", "qat.*"]),
     package_dir={"": "."},
-    package_data={"qat": ["py.typed", "docs/*.md"], "qat.scripts": ["*.cfg"], "qat.zoo": ["files/*"]},
+    package_data={"qat": ["py.typed", "docs/*.md", "docs/*/*.md"], "qat.scripts": ["*.cfg"], "qat.zoo": ["files/*"]},
     install_requires=["numpy>=1.26", "safetensors>=0.4.3", "rich>=13", "pyyaml>=6"],
     extras_require={
         "torch": TORCH,

@@ -16,7 +16,7 @@ from qat.reading import read_text
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's flags."""
-    parser.add_argument("page", nargs="?", help="its name, as quantizers")
+    parser.add_argument("page", nargs="?", help="its name, as quantizers or tutorials/pytorch")
 
 
 def pages() -> dict[str, Path]:
@@ -25,9 +25,10 @@ def pages() -> dict[str, Path]:
     Returns:
         Their files, in the order of their names.
     """
-    return {
-        path.stem: path for path in sorted((Path(qat.__file__).parent / "docs").glob("*.md")) if path.stem != "README"
-    }
+    folder = Path(qat.__file__).parent / "docs"
+    own = {path.stem: path for path in sorted(folder.glob("*.md")) if path.stem != "README"}
+    of_folders = {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.glob("*/*.md"))}
+    return own | {name.removesuffix("/README"): path for name, path in of_folders.items()}
 
 
 def run(args: argparse.Namespace) -> None:
@@ -36,10 +37,10 @@ def run(args: argparse.Namespace) -> None:
     if args.page is None:
         for name, path in known.items():
             title = read_text(path, "install qat again").partition("\n")[0].lstrip("# ")
-            print(f"  {name:<18} {title}")
+            print(f"  {name:<26} {title}")
         print("'qat help NAME' shows one; 'qat COMMAND --help' the flags of a command")
         return
-    name = args.page.removeprefix("docs/").removesuffix(".md")
+    name = args.page.removeprefix("docs/").removesuffix(".md").removesuffix("/README").rstrip("/")
     if name not in known:
         raise QatError(f"there is no page {args.page!r}{hints.perhaps(name, known)}; 'qat help' lists them")
     text = read_text(known[name], "install qat again")
