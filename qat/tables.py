@@ -106,13 +106,15 @@ def tables(columns: Sequence[Column], cells: Sequence[Sequence[str]], width: int
     if _natural(headings, cells) <= width:
         return [_table(headings, cells)]
     headings = [heading.replace(" ", "\n") for heading in headings]
-    for padding in (1, 0):
+    for padding in (1, 0):  # columns that touch are hard to read: rather a text on two lines
         if _natural(headings, cells, padding) <= width:
             return [_table(headings, cells, padding=padding)]
-    for least in (None, LEAST):
-        widths = _narrowed(headings, cells, width, least)
+        widths = _narrowed(headings, cells, width, None, padding)
         if widths is not None:
-            return [_table(headings, cells, widths, padding=0)]
+            return [_table(headings, cells, widths, padding=padding)]
+    widths = _narrowed(headings, cells, width, LEAST, 0)
+    if widths is not None:
+        return [_table(headings, cells, widths, padding=0)]
     later = [place for place, i in enumerate(shown) if columns[i].later]
     return [
         table
@@ -137,7 +139,7 @@ def _natural(headings: Sequence[str], cells: Sequence[Sequence[str]], padding: i
 
 
 def _narrowed(
-    headings: Sequence[str], cells: Sequence[Sequence[str]], width: int, least: int | None
+    headings: Sequence[str], cells: Sequence[Sequence[str]], width: int, least: int | None, padding: int
 ) -> list[int] | None:
     """The columns' widths where texts are folded, at spaces alone where least is None; None where it does not suffice."""
     widths = _widths(headings, cells)
@@ -150,7 +152,7 @@ def _narrowed(
         words = [word for text in (heading, *texts) for word in text.split()] or [""]
         longest = max(map(cell_len, words))
         smallest.append(min(widths[i], max(LEAST, longest) if least is None else least))
-    excess = sum(widths) + _borders(len(widths), 0) - width
+    excess = sum(widths) + _borders(len(widths), padding) - width
     while excess > 0:  # the widest of those that can be narrower gives way
         places = [i for i, (now, end) in enumerate(zip(widths, smallest, strict=True)) if now > end]
         if not places:
@@ -190,7 +192,8 @@ def _divided(headings: Sequence[str], cells: Sequence[Sequence[str]], width: int
 
 
 def broken(text: str, width: int) -> str:
-    """A text in lines, broken behind spaces and the signs in names and paths, and elsewhere where there are none.
+    """A text in lines, broken at spaces; a word that is wider than a line also behind the signs in names and paths, and
+    elsewhere where there are none.
 
     Args:
         text: on one line.
@@ -200,13 +203,20 @@ def broken(text: str, width: int) -> str:
         The same characters in lines, but for spaces at their ends.
     """
     lines = [""]
-    for part in re.split(r"(?<=[\s./_])", text):
-        if cell_len(lines[-1] + part.rstrip()) > width and lines[-1]:
-            lines.append("")
-        lines[-1] += part
-        while cell_len(lines[-1].rstrip()) > width:
-            lines[-1:] = [lines[-1][:width], lines[-1][width:]]
+    for word in re.split(r"(?<=\s)", text):
+        parts = [word] if cell_len(word.rstrip()) <= width else re.split(r"(?<=[./_])(?!\d)", word)
+        for part in parts:
+            if cell_len(lines[-1] + part.rstrip()) > width and lines[-1]:
+                lines.append("")
+            lines[-1] += part
+            while cell_len(lines[-1].rstrip()) > width:
+                lines[-1:] = [lines[-1][:width], lines[-1][width:]]
     return "\n".join(line.rstrip() for line in lines)
+
+
+def _is_text(texts: Sequence[str]) -> bool:
+    """Whether a column holds words alone, which stand at its left; numbers stand at the right, one below the other."""
+    return any(texts) and not any(re.match(r"[-+(<]*[\d.,]*\d(?![\d-])", text) for text in texts)
 
 
 def _table(
@@ -221,7 +231,7 @@ def _table(
     for index, heading in enumerate(headings):
         table.add_column(
             Text(heading),
-            justify="left" if index == 0 else "right",
+            justify="left" if index == 0 or _is_text([row[index] for row in cells]) else "right",
             no_wrap=widths is None,
             overflow="fold",
             width=None if widths is None else widths[index],

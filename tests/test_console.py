@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shlex
 import subprocess
@@ -9,8 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from qat.console import print_table
+from qat.tables import Column, broken, tables
 from qat.training.checkpoint import Checkpoint
 
 ROWS = [("[/red] pip install 'qat-engine[keras]'", "123,456,789"), ("conv", "26,657,280")]
@@ -63,3 +66,40 @@ def test_a_name_that_no_file_can_have_is_one_line(tmp_path: Path) -> None:
     for arguments in (f"verify --model {name}.onnx --ckpt_path a", f"evaluate --input_path {name} --test_path b"):
         done = run(arguments, cwd=tmp_path)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+
+
+def shown(columns: list[str], rows: list[list[str]], width: int) -> str:
+    console = Console(width=width, file=io.StringIO(), force_terminal=False)
+    for table in tables([Column(column) for column in columns], rows, width):
+        console.print(table)
+    text = console.file.getvalue()
+    assert max(map(len, text.splitlines())) <= width
+    return text
+
+
+def test_columns_keep_their_padding_where_a_text_can_take_two_lines() -> None:
+    engine = "ONNX Runtime 1.31.1 (CPUExecutionProvider, default options)"
+    text = shown(["engine", "codes compared", "differ", "top-1"], [[engine, "3,600", "0", "92.22 %"]], 72)
+    assert "3,600 │      0 │ 92.22 %" in text
+    assert "ONNX Runtime 1.31.1" in text, "broken at a space"
+
+
+def test_words_stand_at_the_left_and_numbers_at_the_right() -> None:
+    text = shown(
+        ["layer", "cell", "kind", "output"], [["a", "Dense", "1-D net", "6 x 28"], ["b", "Conv2d", "", "400"]], 72
+    )
+    assert "│ a     │ Dense  │ 1-D net │ 6 x 28 │" in text
+    assert "│ b     │ Conv2d │         │    400 │" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "width", "lines"),
+    [
+        ("keras 3.15.1, tensorflow 2.21.0", 30, ["keras 3.15.1, tensorflow", "2.21.0"]),
+        ("block.conv1.weight", 12, ["block.conv1.", "weight"]),
+        ("net.0.weight", 8, ["net.0.", "weight"]),
+        ("12345678", 5, ["12345", "678"]),
+    ],
+)
+def test_a_number_in_a_text_is_not_split(text: str, width: int, lines: list[str]) -> None:
+    assert broken(text, width).split("\n") == lines

@@ -276,6 +276,18 @@ def test_what_is_printed_names_pages_as_the_command_shows_them() -> None:
     assert {"quantizers", "zoo", "run_config"} <= named <= {*pages(), "NAME"}
 
 
+def test_help_shows_the_pages_in_folders_too(capsys: pytest.CaptureFixture[str]) -> None:
+    from qat.cli import main
+
+    written = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").glob("*/*.md")}
+    assert {f"{name}.md" for name in pages()} >= {name for name in written if not name.endswith("README.md")}
+    for name in ("tutorials/pytorch", "docs/tutorials/pytorch.md"):
+        assert main(["help", name]) == 0
+        assert capsys.readouterr().out.startswith("# Your PyTorch network")
+    assert main(["help", "tutorials"]) == 0
+    assert main(["help", "tutorials/torch"]) == 2
+
+
 def test_what_does_not_exist_is_found() -> None:
     page = ROOT / "docs" / "made_up.md"
     text = (

@@ -94,6 +94,24 @@ def test_names_that_are_no_utf8_are_recorded(done: Path, tmp_path: Path, capsys:
     assert (status, "the same bits as before" in out) == (0, True)
 
 
+def test_what_was_typed_is_repeated_with_the_same_bits_and_what_was_edited_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command line is part of a checkpoint's history: that of the repetition is spelt otherwise."""
+    monkeypatch.chdir(tmp_path)
+    typed = "train --data_path digits --network mlp --epochs 1 --save_path a.ckpt"
+    assert run(capsys, *typed.split())[0] == 0
+    was, path = run_file.digest("a.ckpt"), run_file.beside("a.ckpt")
+    for _ in range(2):  # a repetition can be repeated
+        status, out, err = run(capsys, "run-config", path)
+        assert (status, err, run_file.digest("a.ckpt")) == (0, "", was)
+        assert "the same bits as before" in out
+    assert Checkpoint.load("a.ckpt").history[-1]["command"] == f"qat {typed}"
+    path.write_text(path.read_text().replace("epochs: 1", "epochs: 2"))
+    assert "not the bits" in run(capsys, "run-config", path)[1]
+    assert "--epochs=2" in Checkpoint.load("a.ckpt").history[-1]["command"], "not what was typed before"
+
+
 def test_a_changed_result_or_setting_is_made_again_and_what_follows_only_where_it_must(
     done: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

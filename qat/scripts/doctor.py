@@ -30,6 +30,7 @@ from qat.plugins import Group
 from qat.registry import ADDED_BACKENDS, ADDED_TARGETS, BACKENDS, TARGETS, Entry, added_entry, installed
 from qat.tasks import ADDED as TASKS
 from qat.training.trackers import ADDED as TRACKERS
+from qat.vocabulary.rows import showing
 
 #: Distributions whose names differ from what is imported.
 DISTRIBUTIONS = {
@@ -91,7 +92,8 @@ def run(args: argparse.Namespace) -> int:
     shown = [(*row[:3], "see below") if len(row[3]) > LONGEST_REMEDY else row for row in shown]
     keys = ("what", "packages", "state", "remedy")
     result(python=platform.python_version(), parts=[dict(zip(keys, row, strict=True)) for row in rows])
-    print_table("What is here", ("", "packages", "state", "what to do"), shown, None)
+    headings, columns = ("", "packages", "state", "what to do"), 4 if any(remedy for *_, remedy in shown) else 3
+    print_table("What is here", headings[:columns], [row[:columns] for row in shown], None)
     for what, reason in failed + long:  # a message in a cell would make each line of the table as long
         result(f"{what}: {reason}")
     result("")
@@ -199,7 +201,8 @@ def _probe(name: str) -> Iterator[tuple[str, bool]]:
         return
     for device in devices:
         try:
-            found = [trace(backend.lower(graph, params, device_target=device), pixels, tensors) for graph in graphs]
+            with showing(None):  # a few samples, whose progress says nothing
+                found = [trace(backend.lower(graph, params, device_target=device), pixels, tensors) for graph in graphs]
         except Exception as error:
             yield f"{device}: {_first_line(error)}", True
             continue

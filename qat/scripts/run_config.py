@@ -54,7 +54,9 @@ def _show(plan: Plan) -> None:
     for number, step in enumerate(plan.steps, 1):
         state = "done" if plan.is_done(step) else "goes on" if plan.goes_on(step) else "to do"
         rows.append((str(number), step.command, state))
-    print_table(f"{plan.path.name}: {len(plan.steps)} steps", ("", "command", "state"), rows)
+    print_table(
+        f"{plan.path.name}: {len(plan.steps)} step{'s' * (len(plan.steps) != 1)}", ("", "command", "state"), rows
+    )
     for number, step in enumerate(plan.steps, 1):
         print(f"{number}. {step.typed()}")
     print(CLEAR)
