@@ -229,6 +229,8 @@ def read_bench(path: str | Path) -> dict[str, Any]:
     text = read_text(path, "give what qat bench --json printed")
     with reading(path, "the JSON of qat bench", "give what qat bench --json printed"):
         found: dict[str, Any] = json.loads(text)
+        if not isinstance(found["here"], list) or not isinstance(found["cores"], list):
+            raise TypeError("here and cores are lists")
         for row in found["here"]:
             _ = str(row["file"]), float(row["seconds"]), [float(x) for x in row["quartiles"]], int(row["bytes"])
         for row in found["cores"]:
