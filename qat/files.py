@@ -227,6 +227,22 @@ def open_file(path: str | Path) -> IO[bytes]:
 # -- one file ---------------------------------------------------------------------------------------------------------
 
 
+def sha256_of(path: str | Path) -> str:
+    """The hexadecimal digits of a file's SHA-256, read piece by piece.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        OSError: it cannot be opened or read.
+    """
+    digest = hashlib.sha256()
+    with open_file(path) as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
 def _target(path: Path) -> Path:
     """The file that writing ``path`` replaces: where a symbolic link ends.
 
@@ -315,14 +331,10 @@ def _recorded(contents: Mapping[Path, bytes]) -> bytes:
 
 
 def _digest_of(path: Path) -> str | None:
-    digest = hashlib.sha256()
     try:
-        with open_file(path) as file:
-            while piece := file.read(1 << 20):
-                digest.update(piece)
+        return sha256_of(path)
     except FileNotFoundError:
         return None
-    return digest.hexdigest()
 
 
 def _pending(path: Path) -> dict[Path, bytes] | None:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from qat.errors import QatError
-from qat.files import watched_writes, write_atomically
+from qat.files import sha256_of, watched_writes, write_atomically
 from qat.passes.quant_config import written_yaml
 from qat.registry import suffixed
 from qat.training.devices import threads_in_use
@@ -93,12 +93,12 @@ def digest(path: str | Path) -> str:
     path = Path(path)
     try:
         if path.is_file():
-            return f"sha256:{_digest_of(path)}"
+            return f"sha256:{sha256_of(path)}"
         files = sorted(each for each in path.rglob("*") if each.is_file() and not each.name.endswith(SUFFIX))
         sizes = [each.stat().st_size for each in files]
         whole, total = sum(sizes) <= LARGEST, hashlib.sha256()
         for each, size in zip(files, sizes, strict=True):
-            content = _digest_of(each) if whole else ""
+            content = sha256_of(each) if whole else ""
             total.update(f"{each.relative_to(path).as_posix()}\n{size}\n{content}\n".encode(errors="surrogateescape"))
     except OSError as error:
         raise QatError(f"{path}: cannot be read ({error.strerror or error}); its digest is part of the run") from None
@@ -115,19 +115,6 @@ def digest_of_settings(flags: Mapping[str, Any]) -> str:
         "sha256:" and its hexadecimal digits.
     """
     return f"sha256:{hashlib.sha256(json.dumps(flags, sort_keys=True).encode()).hexdigest()}"
-
-
-def _digest_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _slowly(file)
-
-
-def _slowly(file: Any) -> str:
-    """Python 3.10's way."""
-    found = hashlib.sha256()
-    while part := file.read(1 << 20):
-        found.update(part)
-    return found.hexdigest()
 
 
 def inputs_of(flags: Mapping[str, Any], outputs: Sequence[str | Path] = ()) -> dict[str, str]:
