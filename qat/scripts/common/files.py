@@ -17,7 +17,7 @@ from qat.data.loader import check_workers, in_workers
 from qat.data.preparation import PLAIN, Preparation
 from qat.deploy.interfaces import Target
 from qat.errors import QatError
-from qat.files import check_distinct, check_writable
+from qat.files import check_distinct
 from qat.graph import Graph
 from qat.registry import formats, suffixed, target_of
 from qat.scripts.common.flags import chosen_preparation
@@ -100,7 +100,7 @@ def trusted_target(args: argparse.Namespace, path: str) -> Target:
 
 
 def check_checkpoint_path(path: str | Path, sources: Mapping[str, str | None], flag: str) -> None:
-    """Check where a command is to write its checkpoint, before it works.
+    """Check the name under which a command is to write its checkpoint. Whether it can be, ``check_outputs`` says.
 
     Args:
         path: of the checkpoint.
@@ -108,14 +108,13 @@ def check_checkpoint_path(path: str | Path, sources: Mapping[str, str | None], f
         flag: that names ``path``.
 
     Raises:
-        QatError: where it ends as an exported file, would overwrite what it is made from, or cannot be written.
+        QatError: where it ends as an exported file, or would overwrite what it is made from.
     """
     if suffixed(path) is not None:
         raise QatError(f"{flag} {path}: ends as an exported file, but a checkpoint is written; name it *.ckpt")
     for other, source in sources.items():
         if source:
             check_distinct(path, source, f"{flag} and {other}")
-    check_writable(path)
 
 
 def output_path(name: str, suffix: str) -> Path:
