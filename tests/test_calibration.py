@@ -18,12 +18,12 @@ import qat
 from qat.analysis.bias_correction import (
     GROUPS,
     ChannelMean,
-    Kept,
     correct_biases,
     float_means,
     shrunk_mean,
     watching,
 )
+from qat.analysis.paused_pass import Kept
 from qat.analysis.ranges import BINS, CANDIDATES, ENTROPY_BINS, METHODS, Histogram, Observed, entropy_range, mse_range
 from qat.cells.linear import LinearCell
 from qat.cli import main

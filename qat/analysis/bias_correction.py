@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from qat.analysis.ranges import in_steps
+from qat.analysis.paused_pass import PausedPass, code_ends
 from qat.cells.base import Cell
-from qat.cells.fake_quant import FakeQuant
 from qat.cells.linear import LinearCell
 from qat.graph import Graph, Node, Params
 from qat.training.forward import NodeLoop
 from qat.vocabulary.activations import TABLES
 from qat.vocabulary.numpy_ops import NUMPY_OPS
-from qat.vocabulary.ops import Array, Ops, Tensor
+from qat.vocabulary.ops import Array, Ops
 from qat.vocabulary.rows import watched
 from qat.vocabulary.values import Value
 
@@ -71,28 +70,14 @@ def correct_biases(
     """
     loop, own, targets = NodeLoop(graph, ops), dict(params), correctable(graph)
     places = [index for index, step in enumerate(loop.steps) if step.node.name in targets]
-    bounds = _bounds(graph, own)
     context = loop.load(own, max(graph.phase_starts))  # every quantizer quantizes
     tensors = dict(context.params)
-    context = replace(context, params=tensors)
-    waiting: list[dict[str, Kept]] = []
+    paused = PausedPass(loop, replace(context, params=tensors), batches, code_ends(graph, own))
     count = max((mean.samples for mean in expected.values()), default=0)
-    parts = zip([0, *places], places, strict=False)
-    for begin, end in watched(parts, len(places) * count, lambda _: count, f"{graph.name}, biases"):
-        step = loop.steps[end]
-        reads = {name for each in loop.steps[begin : end + 1] for name in each.node.inputs}
-        found, slope = ChannelMean(), np.zeros(1)
-        for number, batch in enumerate(waiting or batches):
-            kept = batch if isinstance(batch, dict) else {}
-            values = {name: kept[name].value(ops) for name in kept if name in reads} if kept else _begun(loop, batch)
-            for _ in in_steps(loop, context, values, begin, end):
-                pass
-            for name in step.node.inputs:
-                values[name] = values[name].settled(ops)
-            held = {key: kept.get(key) or Kept.of(ops, y, bounds.get(key)) for key, y in values.items()}
-            held |= {key: y for key, y in kept.items() if key not in reads}
-            waiting[number : number + 1] = [held]
-            loop.advance(step, context, values)
+    for place in watched(places, len(places) * count, lambda _: count, f"{graph.name}, biases"):
+        step, found, slope = loop.steps[place], ChannelMean(), np.zeros(1)
+        for values in paused.until(place):
+            loop.advance(step, paused.context, values)
             y = values[step.node.name]
             slope = slope + len(y.data) * _slope(ops, y)
             found.add(ops, y)
@@ -110,53 +95,6 @@ def _slope(ops: Ops, y: Value) -> Array:
     x = replace(y, relu=None).real(ops)
     inside = ops.where((x > 0.0) & (x < y.relu), x * 0.0 + 1.0, x * 0.0)
     return ops.to_numpy(ops.channel_mean(inside), "vector").astype(np.float64)
-
-
-def _begun(loop: NodeLoop, batch: Any) -> dict[str, Value]:
-    return loop.begin(loop.pixels(batch))
-
-
-@dataclass(frozen=True, eq=False)
-class Kept:
-    """A value while it waits, its codes in the smallest type that holds them.
-
-    Attributes:
-        data: the value's, less ``low`` where that is of fewer bits.
-        rest: the value without its data.
-        low: the smallest code; None: ``data`` are as they were.
-    """
-
-    data: Tensor
-    rest: Value
-    low: float | None
-
-    @classmethod
-    def of(cls, ops: Ops, value: Value, bounds: tuple[int, int] | None = None) -> Kept:
-        """The value, to be kept. bounds: between which codes are known to be whole numbers."""
-        data, rest = value.data, replace(value, data=None)
-        if not value.codes:
-            return cls(data, rest, None)
-        low, high = bounds or (float(ops.to_numpy(end(data), "scalar")) for end in (ops.min, ops.max))
-        whole = bounds or float(ops.to_numpy(ops.max(ops.abs(ops.rint(data) - data)), "scalar")) == 0.0
-        if high - low > 255.0 or not whole:
-            return cls(data, rest, None)
-        return cls(ops.cast(data - low if low else data, "uint8"), rest, low)
-
-    def value(self, ops: Ops) -> Value:
-        """As it was."""
-        data = self.data if self.low is None else ops.cast(self.data, "float32")
-        return replace(self.rest, data=data + self.low if self.low else data)
-
-
-def _bounds(graph: Graph, params: Mapping[str, Array]) -> dict[str, tuple[int, int]]:
-    """Of each fake quantizer that rounds, the smallest and the largest of its codes."""
-    found = {}
-    for node in graph.nodes:
-        if isinstance(node.cell, FakeQuant) and node.cell.quantizer.uniform:
-            own = node.own(params)
-            grid = node.cell.grid(node.name, own, params)
-            found[node.name] = (grid.low, grid.high)
-    return found
 
 
 def float_means(graph: Graph) -> dict[str, ChannelMean]:

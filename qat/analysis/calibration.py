@@ -29,7 +29,7 @@ from qat.analysis.choosing import (
     warn_if_ruined,
 )
 from qat.analysis.equalization import equalized
-from qat.analysis.moment_rounding import Moments
+from qat.analysis.moment_rounding import rounded_by_moments
 from qat.analysis.ranges import Batches, Observed
 from qat.analysis.rounding import LearnedRounding, learn_rounding, rounding_record
 from qat.errors import QatError, QatWarning
@@ -153,7 +153,7 @@ def calibrate(
         own, rounded = learn_rounding(work.quantized, own, images, learning, ops)
         learned = rounding_record(learning, rounded)
     elif wanted.rounding == MOMENTS:
-        nearest, own = own, work.moments(own).rounded(own)
+        nearest, own = own, work.rounded(own)
         if rounding == MOMENTS and all(own[name] is array for name, array in nearest.items()):
             warnings.warn(
                 f"{work.quantized.name}: rounding by moments was asked for, but no layer has codes that it could choose, so "
@@ -206,9 +206,9 @@ class _Work:
         observed.add(self.ops, self._batches, watching(self.ops, means))
         return observed, means
 
-    def moments(self, own: Params) -> Moments:
-        """Of what layers take; own: parameters that were observed."""
-        return Moments(self.quantized, own, self._batches, self.ops)
+    def rounded(self, own: Params) -> Params:
+        """Codes by the moments of what layers take; own: parameters with ranges."""
+        return rounded_by_moments(self.quantized, own, self._batches, self.ops)
 
     def corrected(self, own: Params, means: Mapping[str, ChannelMean]) -> Params:
         """Biases corrected; means: those that were observed."""
@@ -258,7 +258,7 @@ class _Choice:
         """Codes of weights by moments or nearest ones; learned ones, which take long, are stood in for by moments."""
         if self._wanted.rounding == NEAREST:
             return own
-        found = self._work.moments(own).rounded(own)
+        found = self._work.rounded(own)
         if self._wanted.rounding is None:
             return self._choose("rounding", {NEAREST: own, MOMENTS: found})
         return found

@@ -2,36 +2,53 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from qat.analysis.ranges import Batches, in_steps
-from qat.cells.chosen_codes import weight_grid, with_codes, with_kept_scale, with_least_error
+from qat.analysis.paused_pass import PausedPass, code_ends
+from qat.analysis.ranges import Batches
+from qat.cells.chosen_codes import narrowing, weight_grid, with_codes, with_kept_scale
 from qat.cells.linear import LinearCell
 from qat.errors import QatError
 from qat.graph import Graph, Node, Params
 from qat.training.forward import IDLE, NodeLoop
 from qat.vocabulary.ops import Array, Ops
+from qat.vocabulary.param import Shape
+from qat.vocabulary.rows import watched
+from qat.vocabulary.values import Value
 
 DAMPING = 1e-2  #: of the mean second moment, added to each; more where the moments are of few numbers
+CAUTION = (
+    0.2  #: the same, where weights make up for what is already lost: less is made up for, and what few images say less
+)
 COLUMNS = 128  #: of weights between two updates of all that follow
+SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)  #: of a range, that are tried
 MOST_INPUTS = 1 << 12  #: of a layer; with more the matrices would be slow and large, and it keeps the nearest codes
 MOST_IMAGES = 128  #: that moments are found on
 PLACES = 1 << 8  #: of an image
+WAITING_BYTES = 1 << 30  #: of activations of both networks; of more images the first ones are taken
 
 
-class Moments:
-    """What layers take in the float network, by its second moments, and weights rounded by them.
+def rounded_by_moments(graph: Graph, params: Mapping[str, Array], batches: Batches, ops: Ops) -> Params:
+    """Choose the codes of all weights so that layers give what they give in the float network.
 
     Nearest codes have the smallest error of the weights, but not of the outputs: inputs go together, most of all neighbouring
-    pixels, and then errors of weights add up. With H the mean of x x^T over images and places in the float network, weights are
-    rounded one after another, and those that follow change by -(w_j - q_j) / U_jj U_j, U the upper triangular matrix with
-    U^T U = H^-1 (Frantar et al., arXiv 2210.17323, equations 2 and 3 and section 3.3). Each scale is that of the whole range
-    of its weights or that which leaves them the smallest squared error, whichever changes what the layer gives less:
-    e H e^T, e the error of an output's weights. Then the float weight is moved to the middle of its code
+    pixels, and then errors of weights add up. Layer after layer, with x what it takes in the float network and x' what it takes
+    in the quantized one, whose earlier layers have their codes already, weights W' are found in two steps:
+
+    1. What is lost before the layer is made up for: W' = W + W E[(x - x') x'^T] (H + c I)^-1, with H = E[x' x'^T] over images
+       and places, minimises E|W x - W' x'|^2 + c |W' - W|^2. c is 0.2 of the mean of H's diagonal (after Li et al., arXiv
+       2504.02692, who have no c).
+    2. Weights are rounded one after another, that with the largest moment first, and those that follow change by
+       -(w_j - q_j) / U_jj U_j, U the upper triangular matrix with U^T U = H^-1 (Frantar et al., arXiv 2210.17323, equations 2
+       and 3 and section 3.3).
+
+    Each scale is that of the share of its weights' range, from all to a half, with which the second step changes the layer's
+    outputs least: e H e^T, e the error of an output's weights. Then the float weight is moved to the middle of its code
     (``qat.cells.chosen_codes``).
 
     Left alone are layers whose codes are not the nearest multiples of a scale, that are used more than once, that have more
@@ -40,121 +57,180 @@ class Moments:
 
     Args:
         graph: quantized.
-        params: of it, whose weights are those of the float network.
-        batches: of what the network takes; the first 128 images are used.
+        params: of it, ranges known; the weights are those of the float network.
+        batches: of what the network takes; the first 128 images are used, fewer where 1 GiB of activations would not hold them.
         ops: the vocabulary that computes.
-    """
-
-    def __init__(self, graph: Graph, params: Mapping[str, Array], batches: Batches, ops: Ops) -> None:
-        self._loop = NodeLoop(graph, ops)
-        uses = [node.cell_name for node in graph.nodes]
-        self._layers = {
-            node.name: node for node in graph.nodes if _may_choose(node) and uses.count(node.cell_name) == 1
-        }
-        self._one = tuple(x[:1] for x in next(iter(batches)))
-        self._found: dict[str, Moment] = {}
-        self._add(params, batches)
-
-    def _add(self, params: Mapping[str, Array], batches: Batches) -> None:
-        loop, seen = self._loop, 0
-        context = loop.load(params, IDLE)
-        for batch in batches:
-            taken = tuple(x[: MOST_IMAGES - seen] for x in batch)
-            if not len(taken[0]):
-                break
-            seen += len(taken[0])
-            for node, values in in_steps(loop, context, loop.begin(loop.pixels(taken))):
-                if node.name in self._layers:
-                    (name,), cell = node.inputs, self._layers[node.name].cell
-                    assert isinstance(cell, LinearCell)
-                    x = loop.ops.to_numpy(values[name].real(loop.ops), "activation")
-                    rows = cell.input_rows(x, loop.graph.shapes[name], PLACES)
-                    if rows is not None and rows.shape[2] <= MOST_INPUTS:
-                        self._found.setdefault(node.name, Moment()).add(rows)
-
-    def rounded(self, params: Mapping[str, Array]) -> Params:
-        """Parameters with ranges, their weights moved to the middle of the chosen codes.
-
-        Args:
-            params: as ``Moments`` has them, ranges known.
-        """
-        found = dict(params)
-        scales = self._input_scales(params)
-        for name in scales.keys() & self._found.keys():
-            node = self._layers[name]
-            try:
-                chosen = with_moments(node.cell, node.own(params), scales[name], self._found[name])
-            except QatError:  # its codes are not ours to choose
-                continue
-            found |= node.full(chosen)
-        return found
-
-    def _input_scales(self, params: Mapping[str, Array]) -> dict[str, float]:
-        """Of the codes that each layer takes; layers that take none are left out."""
-        loop, found = self._loop, {}
-        context = loop.load(params, max(loop.graph.phase_starts))
-        for node, values in in_steps(loop, context, loop.begin(loop.pixels(self._one))):
-            if node.name in self._layers and values[node.inputs[0]].codes:
-                scale: Any = values[node.inputs[0]].scale
-                found[node.name] = float(loop.ops.to_numpy(scale, "scalar").reshape(()))
-        return found
-
-
-def compensated_codes(
-    position: Array, free: Array, fixed: Array, first: Array, last: Array, moments: Array, damping: float = DAMPING
-) -> Array:
-    """Whole numbers near to weights, such that sum over inputs of (weight - code) x is small.
-
-    Args:
-        position: the weights in steps, float64 (groups, outputs, inputs).
-        free: whether a weight's code may be chosen, likewise.
-        fixed: the codes of the others.
-        first: the smallest code of each.
-        last: the largest one.
-        moments: the mean of x x^T of each group, float64 (groups, inputs, inputs).
-        damping: in shares of the mean of its diagonal, added to that.
 
     Returns:
-        The codes, float64 (groups, outputs, inputs).
-
-    >>> import numpy as np
-    >>> position = np.array([[[0.4, 0.4, 0.4, 0.4]]])  # each rounds to 0
-    >>> everything = np.ones((1, 4, 4))  # four inputs that are always alike: only the sum of codes counts, 1.6
-    >>> one = np.ones_like(position)
-    >>> compensated_codes(position, one > 0, 0 * one, -7 * one, 7 * one, everything).sum()
-    2.0
+        The parameters, weights moved to the middle of the chosen codes.
     """
-    inputs = position.shape[2]
+    loop, own = NodeLoop(graph, ops), dict(params)
+    uses = [node.cell_name for node in graph.nodes]
+    places = [
+        at for at, step in enumerate(loop.steps) if _may_choose(step.node) and uses.count(step.node.cell_name) == 1
+    ]
+    some = _first(batches, _images_that_wait(loop))
+    quantizing = loop.load(own, max(graph.phase_starts))
+    tensors = dict(quantizing.params)
+    real = PausedPass(loop, loop.load(own, IDLE), some)
+    coded = PausedPass(loop, replace(quantizing, params=tensors), some, code_ends(graph, own))
+    count = sum(len(batch[0]) for batch in some)
+    for place in watched(places, len(places) * count, lambda _: count, f"{graph.name}, rounding"):
+        node = loop.steps[place].node
+        (name,), moment = node.inputs, Moment()
+        for x, taken in zip(real.until(place), coded.until(place), strict=True):
+            moment.add_inputs(node, graph.shapes[name], x[name], taken[name], ops)
+        if not moment.rows:
+            continue
+        try:
+            chosen = node.full(with_moments(node.cell, node.own(own), moment))
+        except QatError:  # its codes are not ours to choose
+            continue
+        own |= chosen
+        tensors.update({key: ops.from_numpy(own[key], graph.params[key].kind) for key in chosen})
+    return own
+
+
+def _first(batches: Batches, most: int) -> list[tuple[Array, ...]]:
+    """The first images, in batches."""
+    found: list[tuple[Array, ...]] = []
+    left = most
+    for batch in batches:
+        found.append(tuple(x[:left] for x in batch))
+        left -= len(found[-1][0])
+        if left <= 0:
+            break
+    return found
+
+
+def _images_that_wait(loop: NodeLoop) -> int:
+    """How many images' activations, float32 and codes of one byte, there is memory for."""
+    waiting, most = {node.name for node in loop.graph.inputs}, 1
+    for step, ended in zip(loop.steps, loop.last_uses, strict=True):
+        waiting.add(step.node.name)
+        most = max(most, sum(math.prod(loop.graph.shapes[name]) for name in waiting))
+        waiting.difference_update(ended)
+    return max(1, min(MOST_IMAGES, WAITING_BYTES // (5 * most)))
+
+
+class Compensation:
+    """Rounds weights by the moments of what they are multiplied with.
+
+    Args:
+        moments: the mean of x x^T of each group, float64 (groups, inputs, inputs).
+        damping: in shares of the mean of its diagonal, added to that.
+    """
+
+    def __init__(self, moments: Array, damping: float = DAMPING) -> None:
+        inputs = moments.shape[1]
+        variances = np.diagonal(moments, axis1=1, axis2=2)
+        self._order = np.argsort(-variances, axis=1, kind="stable")[
+            :, np.newaxis, :
+        ]  # those that weigh most come first
+        damped = _damped(moments, damping)
+        ordered = np.take_along_axis(np.take_along_axis(damped, np.swapaxes(self._order, 1, 2), 1), self._order, 2)
+        # Upper: its transpose times it is the inverse.
+        self._factor = np.swapaxes(np.linalg.cholesky(np.linalg.inv(ordered)), 1, 2)
+        self._inputs = inputs
+
+    def codes(self, position: Array, free: Array, fixed: Array, first: Array, last: Array) -> Rounded:
+        """Whole numbers near to weights, such that sum over inputs of (weight - code) x is small.
+
+        Args:
+            position: the weights in steps, float64 (groups, outputs, inputs).
+            free: whether a weight's code may be chosen, likewise.
+            fixed: the codes of the others.
+            first: the smallest code of each.
+            last: the largest one.
+
+        >>> import numpy as np
+        >>> position = np.array([[[0.4, 0.4, 0.4, 0.4]]])  # each rounds to 0
+        >>> everything = np.ones((1, 4, 4))  # four inputs that are always alike: only the sum of codes counts, 1.6
+        >>> one = np.ones_like(position)
+        >>> Compensation(everything).codes(position, one > 0, 0 * one, -7 * one, 7 * one).codes.sum()
+        2.0
+        """
+        order = np.broadcast_to(self._order, position.shape)
+        left, free, fixed, first, last = (np.take_along_axis(x, order, 2) for x in (position, free, fixed, first, last))
+        factor, codes = self._factor, np.empty_like(left)
+        for start in range(0, self._inputs, COLUMNS):
+            stop = min(start + COLUMNS, self._inputs)
+            errors = np.empty((*left.shape[:2], stop - start))
+            for j in range(start, stop):
+                nearest = np.clip(np.rint(left[:, :, j]), first[:, :, j], last[:, :, j])
+                codes[:, :, j] = np.where(free[:, :, j], nearest, fixed[:, :, j])
+                error = (left[:, :, j] - codes[:, :, j]) / factor[:, j, j, np.newaxis]
+                left[:, :, j + 1 : stop] -= error[:, :, np.newaxis] * factor[:, np.newaxis, j, j + 1 : stop]
+                errors[:, :, j - start] = error
+            left[:, :, stop:] -= errors @ factor[:, start:stop, stop:]
+        found = Rounded(np.empty_like(left), np.empty_like(left))
+        for array, ordered in zip(found, (codes, left), strict=True):
+            np.put_along_axis(array, order, ordered, 2)
+        return found
+
+
+class Rounded(NamedTuple):
+    """What ``Compensation`` gives.
+
+    Attributes:
+        codes: float64 (groups, outputs, inputs).
+        position: what was rounded: the weights in steps, with all that they made up for, likewise.
+    """
+
+    codes: Array
+    position: Array
+
+
+def _damped(moments: Array, share: float) -> Array:
+    """Moments with a share of the mean of their diagonal added to that; of inputs that are always 0 the identity."""
+    inputs = moments.shape[1]
     diagonal = np.trace(moments, axis1=1, axis2=2).reshape(-1, 1, 1) / inputs
-    damped = np.where(diagonal > 0.0, moments + damping * diagonal * np.eye(inputs), np.eye(inputs))
-    factor = np.swapaxes(
-        np.linalg.cholesky(np.linalg.inv(damped)), 1, 2
-    )  # upper: its transpose times it is the inverse
-    left, codes = position.copy(), np.empty_like(position)
-    for start in range(0, inputs, COLUMNS):
-        stop = min(start + COLUMNS, inputs)
-        errors = np.empty((*position.shape[:2], stop - start))
-        for j in range(start, stop):
-            nearest = np.clip(np.rint(left[:, :, j]), first[:, :, j], last[:, :, j])
-            codes[:, :, j] = np.where(free[:, :, j], nearest, fixed[:, :, j])
-            error = (left[:, :, j] - codes[:, :, j]) / factor[:, j, j, np.newaxis]
-            left[:, :, j + 1 : stop] -= error[:, :, np.newaxis] * factor[:, np.newaxis, j, j + 1 : stop]
-            errors[:, :, j - start] = error
-        left[:, :, stop:] -= errors @ factor[:, start:stop, stop:]
-    return codes
+    found: Array = np.where(diagonal > 0.0, moments + share * diagonal * np.eye(inputs), np.eye(inputs))
+    return found
 
 
 @dataclass
 class Moment:
-    """The sum of x x^T of each group over so many rows."""
+    """What a layer takes in both networks, by sums over rows of each group.
 
-    total: Array | float = 0.0
+    Attributes:
+        taken: of x' x'^T, x' in the quantized network; float64 (groups, inputs, inputs).
+        missing: of x' (x - x')^T, x in the float network, likewise.
+        rows: how many there are; 0: the layer takes no codes, or does not say what its outputs are sums of.
+        scale: of the codes that it takes.
+    """
+
+    taken: Array = field(default_factory=lambda: np.zeros(()))
+    missing: Array = field(default_factory=lambda: np.zeros(()))
     rows: int = 0
+    scale: float = 1.0
 
-    def add(self, rows: Array) -> None:
-        """Count rows of what a layer takes, (groups, rows, inputs)."""
-        self.total = self.total + (np.swapaxes(rows, 1, 2) @ rows).astype(np.float64)
-        self.rows += rows.shape[1]
+    def add(self, real: Array, coded: Array) -> None:
+        """Count rows of what a layer takes in the float network and in the quantized one, (groups, rows, inputs)."""
+        transposed = np.swapaxes(coded, 1, 2)
+        self.taken = self.taken + (transposed @ coded).astype(np.float64)
+        self.missing = self.missing + (transposed @ (real - coded)).astype(np.float64)
+        self.rows += coded.shape[1]
+
+    def add_inputs(self, node: Node, shape: Shape, real: Value, coded: Value, ops: Ops) -> None:
+        """Count what a node takes.
+
+        Args:
+            node: the layer.
+            shape: of one sample that it takes.
+            real: of some images, in the float network.
+            coded: of the same ones, in the quantized network.
+            ops: the vocabulary that computed them.
+        """
+        cell: Any = node.cell
+        if not coded.codes:
+            return
+        rows = [cell.input_rows(ops.to_numpy(x.real(ops), "activation"), shape, PLACES) for x in (real, coded)]
+        if rows[0] is None or rows[0].shape[2] > MOST_INPUTS:
+            return
+        scale: Any = coded.scale
+        self.scale = float(ops.to_numpy(scale, "scalar").reshape(()))
+        self.add(*rows)
 
 
 def _may_choose(node: Node) -> bool:
@@ -162,44 +238,70 @@ def _may_choose(node: Node) -> bool:
     return isinstance(cell, LinearCell) and cell.weight_quantizer is not None and "weight" in cell.float_params()
 
 
-def with_moments(cell: Any, own: Mapping[str, Array], scale: float, moment: Moment) -> dict[str, Array]:
-    """A layer's parameters with codes that are chosen as ``Moments`` says.
+def with_moments(cell: LinearCell, own: Mapping[str, Array], moment: Moment) -> dict[str, Array]:
+    """A layer's parameters with codes that are chosen as ``rounded_by_moments`` says.
 
     Args:
         cell: of a quantized graph.
-        own: its parameters and state, canonical, by local name.
-        scale: of the codes of its input.
+        own: its parameters and state, canonical, by local name; the weight is that of the float network.
         moment: of its input.
 
     Raises:
         QatError: its codes are not ours to choose.
     """
-    whole = with_kept_scale(cell, own, scale)
-    narrow = with_least_error(cell, whole, scale)
-    codes, errors = _compensated(cell, whole, own["weight"], scale, moment)
-    if any(not np.array_equal(narrow[name], whole[name]) for name in whole):
-        other, less = _compensated(cell, narrow, own["weight"], scale, moment)
-        better = less < errors
-        if not cell.weight_quantizer.per_channel:  # one scale for all
-            better = np.full(errors.shape, less.sum() < errors.sum())
-        codes = np.where(_of_outputs(better, codes), other, codes)
-        whole = {name: np.where(_of_outputs(better, array), narrow[name], array) for name, array in whole.items()}
-    return with_codes(cell, whole, scale, codes)
+    found = compensated(cell, own, moment)
+    return with_codes(cell, found.params, moment.scale, found.codes)
 
 
-def _compensated(cell: Any, own: dict[str, Array], weight: Array, scale: float, moment: Moment) -> tuple[Array, Array]:
-    """Codes for a weight, on the grid of ``own``, and of each output the mean square of what they change it by, in float64."""
-    grid = weight_grid(cell, own, scale)
-    groups, inputs = np.shape(moment.total)[:2]
-    wanted = np.divide(weight, grid.step, out=np.zeros(weight.shape), where=grid.step != 0.0)
-    position, free, fixed, first, last, step = (
-        np.reshape(x, (groups, -1, inputs)) for x in (wanted, grid.free, grid.codes, grid.first, grid.last, grid.step)
-    )
-    damping = DAMPING * (1.0 + inputs / moment.rows)
-    mean = np.asarray(moment.total) / moment.rows
-    codes = compensated_codes(position, free, fixed, first, last, mean, damping)
-    off = (position - codes) * step
-    return codes.reshape(grid.codes.shape), ((off @ mean) * off).sum(axis=2).reshape(-1)
+class Compensated(NamedTuple):
+    """A layer whose codes are chosen, before its weight is moved.
+
+    Attributes:
+        params: by local name; the ranges are those that the codes belong to.
+        codes: shaped as the stored weight.
+        position: what was rounded, in steps, likewise.
+    """
+
+    params: dict[str, Array]
+    codes: Array
+    position: Array
+
+
+def compensated(cell: LinearCell, own: Mapping[str, Array], moment: Moment) -> Compensated:
+    """The codes that ``with_moments`` moves the weight to. Args and Raises: as there."""
+    quantizer: Any = cell.weight_quantizer
+    mean, (groups, inputs) = moment.taken / moment.rows, moment.taken.shape[:2]
+    scarce = 1.0 + inputs / moment.rows
+    back = np.linalg.solve(_damped(mean, CAUTION * scarce), moment.missing / moment.rows)
+    compensation = Compensation(mean, DAMPING * scarce)
+    whole, best, least = with_kept_scale(cell, own, moment.scale), None, np.empty(0)
+    narrowed = narrowing(cell, whole, moment.scale)
+    for share in SHARES:
+        params = whole if share == 1.0 else narrowed(share)
+        grid = weight_grid(cell, params, moment.scale)
+        wanted = np.divide(own["weight"], grid.step, out=np.zeros(grid.step.shape), where=grid.step != 0.0)
+        position, free, fixed, first, last, scale = (
+            np.reshape(x, (groups, -1, inputs))
+            for x in (wanted, grid.free, grid.codes, grid.first, grid.last, grid.scale)
+        )
+        position = position + position @ np.swapaxes(back, 1, 2)
+        rounded = compensation.codes(position, free, fixed, first, last)
+        off = (position - rounded.codes) * scale
+        errors = ((off @ mean) * off).sum(axis=2).reshape(-1)
+        found = Compensated(params, *(x.reshape(grid.codes.shape) for x in rounded))
+        if best is None:
+            best, least = found, errors
+            continue
+        better = errors < least
+        if not quantizer.per_channel:  # one scale for all
+            better = np.full(errors.shape, errors.sum() < least.sum())
+        least = np.where(better, errors, least)
+        best = Compensated(
+            {name: np.where(_of_outputs(better, array), params[name], array) for name, array in best.params.items()},
+            *(np.where(_of_outputs(better, x), new, x) for x, new in zip(best[1:], found[1:], strict=True)),
+        )
+    assert best is not None
+    return best
 
 
 def _of_outputs(chosen: Array, array: Array) -> Array:

@@ -6,7 +6,7 @@ their own: where the float weight lies in the middle of a code, every backend, t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,6 +36,7 @@ class WeightGrid(NamedTuple):
         high: the upper end.
         first: the smallest code that a free weight may be given.
         last: the largest one.
+        scale: of the quantizer, float64, one number for each element.
     """
 
     codes: Array
@@ -46,6 +47,7 @@ class WeightGrid(NamedTuple):
     high: Array
     first: Array
     last: Array
+    scale: Array
 
 
 def weight_grid(cell: LinearCell, params: Mapping[str, Array], x_scale: float) -> WeightGrid:
@@ -83,8 +85,8 @@ def weight_grid(cell: LinearCell, params: Mapping[str, Array], x_scale: float) -
     first, last = np.maximum(lowest, np.rint(low + INSIDE)), np.minimum(highest, np.rint(high - INSIDE))
     free &= (down >= first) & (down + 1.0 <= last)
     step = np.divide(scale, factor, out=np.zeros(weight.shape), where=factor != 0.0)
-    arrays = (np.broadcast_to(x, weight.shape) for x in (coded.centred, position, step, free, low, high, first, last))
-    return WeightGrid(*(_stored(cell, x) for x in arrays))
+    arrays = (coded.centred, position, step, free, low, high, first, last, scale)
+    return WeightGrid(*(_stored(cell, np.broadcast_to(x, weight.shape)) for x in arrays))
 
 
 def with_codes(cell: LinearCell, params: Mapping[str, Array], x_scale: float, codes: Array) -> dict[str, Array]:
@@ -145,8 +147,7 @@ def with_least_error(cell: LinearCell, params: Mapping[str, Array], x_scale: flo
     """Parameters whose weight is quantized with the smallest squared error, by a range that leaves the largest weights out.
 
     Of 46 shares of the range, from all to a tenth, that with the smallest sum of (w - code * scale)^2 is taken, for each scale
-    by itself (Nagel et al., arXiv 2106.08295, section 3.1, equation 20). A quantizer whose range is that of its weight gets a
-    weight that is clipped; one that keeps its scale gets that (``BaseWeightQuantizer.calibrated``).
+    by itself (Nagel et al., arXiv 2106.08295, section 3.1, equation 20), as ``narrowing`` has it.
 
     Args:
         cell: of a quantized graph.
@@ -156,30 +157,46 @@ def with_least_error(cell: LinearCell, params: Mapping[str, Array], x_scale: flo
     Returns:
         The parameters, all but the weight and the quantizer's state as they were.
     """
+    weight, _, low, _ = _quantized(cell, params, x_scale)
+    best, least, narrowed = np.ones(low.shape), np.full(low.shape, np.inf), narrowing(cell, params, x_scale)
+    for share in SHARES:
+        candidate = narrowed(share)
+        _, _, coded, _ = cell.coded(cell.numpy_params(candidate), np.full(1, x_scale, np.float32))
+        off = (weight - coded.centred * NUMPY_OPS.on_output(coded.scale, weight)).astype(np.float64) ** 2
+        errors = off.reshape(len(low), -1).sum(axis=1).reshape(low.shape)
+        best, least = np.where(errors < least, share, best), np.minimum(errors, least)
+    return narrowed(best)
+
+
+def narrowing(
+    cell: LinearCell, params: Mapping[str, Array], x_scale: float
+) -> Callable[[Array | float], dict[str, Array]]:
+    """A function that gives parameters with a share of the weight's range, so that the largest weights are left out.
+
+    A quantizer whose range is that of its weight gets a weight that is clipped; one that keeps its scale gets that
+    (``BaseWeightQuantizer.calibrated``). The share, up to 1, is one for all scales, or one for each, shaped to go with the
+    weight.
+
+    Args:
+        cell: of a quantized graph.
+        params: its parameters and state, canonical, by local name.
+        x_scale: of the codes of its input.
+    """
     quantizer: Any = cell.weight_quantizer
     weight, factor, low, high = _quantized(cell, params, x_scale)
-    best, least = np.ones(low.shape), np.full(low.shape, np.inf)
 
-    def of_shares(shares: Array) -> dict[str, Array]:
+    def narrowed(share: Array | float) -> dict[str, Array]:
+        shares = np.broadcast_to(share, low.shape)
         inside = np.clip(weight, low * shares, high * shares)
         stored = np.divide(inside, factor, out=np.zeros_like(inside), where=factor != 0.0)
         kept = _stored(cell, (inside == weight) | (factor == 0.0))
         state = quantizer.calibrated((np.maximum(-low, high) * shares).reshape(-1 if quantizer.per_channel else ()))
         if state:
-            return {
-                **params,
-                **{f"{OF_QUANTIZER}{name}": np.asarray(value, np.float32) for name, value in state.items()},
-            }
-        clipped = np.where(kept, params["weight"], _stored(cell, stored)).astype(np.float32)
-        return {**params, "weight": clipped}
+            own = {f"{OF_QUANTIZER}{name}": np.asarray(value, np.float32) for name, value in state.items()}
+            return {**params, **own}
+        return {**params, "weight": np.where(kept, params["weight"], _stored(cell, stored)).astype(np.float32)}
 
-    for share in SHARES:
-        candidate = of_shares(np.full(low.shape, share))
-        _, _, coded, _ = cell.coded(cell.numpy_params(candidate), np.full(1, x_scale, np.float32))
-        off = (weight - coded.centred * NUMPY_OPS.on_output(coded.scale, weight)).astype(np.float64) ** 2
-        errors = off.reshape(len(low), -1).sum(axis=1).reshape(low.shape)
-        best, least = np.where(errors < least, share, best), np.minimum(errors, least)
-    return of_shares(best)
+    return narrowed
 
 
 def _quantized(cell: LinearCell, params: Mapping[str, Array], x_scale: float) -> tuple[Array, Array, Array, Array]:
