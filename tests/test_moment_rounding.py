@@ -13,7 +13,7 @@ from test_rounding import IMAGES, PARAMS, Small
 
 import qat
 from qat.analysis.agreement import Agreement
-from qat.analysis.moment_rounding import DAMPING, Moment, compensated_codes, with_moments
+from qat.analysis.moment_rounding import DAMPING, Compensation, Moment, with_moments
 from qat.cells.chosen_codes import weight_grid
 from qat.cli import main
 from qat.errors import QatError, QatWarning
@@ -59,7 +59,7 @@ def test_of_long_series_too() -> None:
 
 
 def given(inputs: int, outputs: int = 5, groups: int = 2, seed: int = 0) -> tuple[Array, Array, tuple[Array, ...]]:
-    """Weights in steps, moments of inputs that go together, and what else ``compensated_codes`` takes: all weights are free."""
+    """Weights in steps, moments of inputs that go together, and what else ``Compensation`` takes: all weights are free."""
     rng = np.random.default_rng(seed)
     position = rng.uniform(-3.4, 3.4, (groups, outputs, inputs))
     x = rng.normal(size=(groups, 500, inputs)) + rng.normal(size=(groups, 500, 1)) * 2.0
@@ -78,13 +78,14 @@ def error(position: Array, codes: Array, moments: Array) -> Array:
 def test_codes_are_those_of_the_formula(inputs: int) -> None:
     """Frantar et al., equations 2 and 3: one weight after another, and its row and column leave the inverse by elimination."""
     position, moments, rest = given(inputs, outputs=2, groups=1)
-    found = compensated_codes(position, *rest, moments)
+    found = Compensation(moments).codes(position, *rest)
     damped = moments[0] + DAMPING * np.trace(moments[0]) / inputs * np.eye(inputs)
-    for row, codes in zip(position[0].copy(), found[0], strict=True):
+    for row, codes, rounded in zip(position[0].copy(), found.codes[0], found.position[0], strict=True):
         inverse = np.linalg.inv(damped)
-        for j in range(inputs):
+        for j in np.argsort(-np.diag(moments[0]), kind="stable"):
             code = np.clip(np.rint(row[j]), -4, 3)
             assert codes[j] == code
+            assert abs(rounded[j] - row[j]) < 1e-9
             row -= (row[j] - code) / inverse[j, j] * inverse[:, j]
             inverse -= np.outer(inverse[:, j], inverse[j]) / inverse[j, j]
             inverse[j], inverse[:, j], inverse[j, j] = 0.0, 0.0, 1.0
@@ -93,7 +94,7 @@ def test_codes_are_those_of_the_formula(inputs: int) -> None:
 def test_the_error_is_near_the_smallest_that_there_is() -> None:
     """Of six weights every choice of the code below or above; nearest codes are far from it, since inputs go together."""
     position, moments, rest = given(6, outputs=20)
-    found = error(position, compensated_codes(position, *rest, moments), moments)
+    found = error(position, Compensation(moments).codes(position, *rest).codes, moments)
     nearest = error(position, np.rint(position), moments)
     choices = [np.floor(position) + np.array(choice) for choice in product((0, 1), repeat=6)]
     least = np.min([error(position, codes, moments) for codes in choices], axis=0)
@@ -103,14 +104,16 @@ def test_the_error_is_near_the_smallest_that_there_is() -> None:
 def test_inputs_that_have_nothing_in_common_get_nearest_codes() -> None:
     position, _, rest = given(6)
     moments = np.broadcast_to(np.diag(np.arange(6.0)), (2, 6, 6))  # one of them is always 0
-    np.testing.assert_array_equal(compensated_codes(position, *rest, moments), np.clip(np.rint(position), -4, 3))
-    np.testing.assert_array_equal(compensated_codes(position, *rest, 0.0 * moments), np.clip(np.rint(position), -4, 3))
+    np.testing.assert_array_equal(Compensation(moments).codes(position, *rest).codes, np.clip(np.rint(position), -4, 3))
+    np.testing.assert_array_equal(
+        Compensation(0.0 * moments).codes(position, *rest).codes, np.clip(np.rint(position), -4, 3)
+    )
 
 
 def test_codes_that_are_not_free_stay_and_the_others_are_within_bounds() -> None:
     position, moments, (free, fixed, first, last) = given(8, outputs=40)
     free = np.random.default_rng(1).random(free.shape) < 0.7
-    found = compensated_codes(position, free, fixed + 2.0, 0.5 * first, last, moments)
+    found = Compensation(moments).codes(position, free, fixed + 2.0, 0.5 * first, last).codes
     assert (found[~free] == 2.0).all()
     assert (found.min(), found.max()) == (-2.0, 3.0)
 
@@ -160,10 +163,10 @@ def test_a_scale_leaves_out_weights_that_are_far_off_where_outputs_err_less(per_
     cell, moment = qat.DenseBnAct(64, 4, weight_quantizer=qat.WeightQuantizer(3, per_channel=per_channel)), Moment()
     x = rng.normal(size=(1, 500, 64)).astype(np.float32)
     x[:, :, 0] *= np.float32(0.01)
-    moment.add(x)
+    moment.add(x, x)
     own = {"weight": rng.normal(size=(4, 64)).astype(np.float32), "bias": np.zeros(4, np.float32)}
     own["weight"][:, 0] = 5.0
-    found = with_moments(cell, own, 1.0, moment)
+    found = with_moments(cell, own, moment)
     assert np.abs(found["weight"]).max() < 4.0
     grids = [weight_grid(cell, each, 1.0) for each in (found, own)]
     errors = [x[0] @ (own["weight"] - grid.codes * grid.step).T for grid in grids]

@@ -22,14 +22,12 @@ from qat.vocabulary.rows import watched
 from qat.vocabulary.values import Value
 
 DAMPING = 1e-2  #: of the mean second moment, added to each; more where the moments are of few numbers
-CAUTION = (
-    0.2  #: the same, where weights make up for what is already lost: less is made up for, and what few images say less
-)
+CAUTIONS = (0.03, 0.1, 0.3, 1.0, 3.0)  #: the same, tried where weights make up for what is lost before a layer
 COLUMNS = 128  #: of weights between two updates of all that follow
 SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)  #: of a range, that are tried
 MOST_INPUTS = 1 << 12  #: of a layer; with more the matrices would be slow and large, and it keeps the nearest codes
-MOST_IMAGES = 128  #: that moments are found on
-PLACES = 1 << 8  #: of an image
+MOST_IMAGES = 1 << 10  #: that moments are found on
+ROWS = 1 << 15  #: of all images together: of many images few places of each are taken
 WAITING_BYTES = 1 << 30  #: of activations of both networks; of more images the first ones are taken
 
 
@@ -58,7 +56,7 @@ def rounded_by_moments(graph: Graph, params: Mapping[str, Array], batches: Batch
     Args:
         graph: quantized.
         params: of it, ranges known; the weights are those of the float network.
-        batches: of what the network takes; the first 128 images are used, fewer where 1 GiB of activations would not hold them.
+        batches: of what the network takes; the first 1,024 images are used, fewer where 1 GiB would not hold their activations.
         ops: the vocabulary that computes.
 
     Returns:
@@ -79,7 +77,7 @@ def rounded_by_moments(graph: Graph, params: Mapping[str, Array], batches: Batch
         node = loop.steps[place].node
         (name,), moment = node.inputs, Moment()
         for x, taken in zip(real.until(place), coded.until(place), strict=True):
-            moment.add_inputs(node, graph.shapes[name], x[name], taken[name], ops)
+            moment.add_inputs(node, graph.shapes[name], (x[name], taken[name]), places_of(count), ops)
         if not moment.rows:
             continue
         try:
@@ -101,6 +99,11 @@ def _first(batches: Batches, most: int) -> list[tuple[Array, ...]]:
         if left <= 0:
             break
     return found
+
+
+def places_of(images: int) -> int:
+    """How many places of each image are enough."""
+    return -(-ROWS // images)
 
 
 def _images_that_wait(loop: NodeLoop) -> int:
@@ -204,33 +207,44 @@ class Moment:
     missing: Array = field(default_factory=lambda: np.zeros(()))
     rows: int = 0
     scale: float = 1.0
+    first: Moment | None = None
+
+    def without(self, other: Moment) -> Moment:
+        """That of the rows which another one has not."""
+        return Moment(self.taken - other.taken, self.missing - other.missing, self.rows - other.rows)
 
     def add(self, real: Array, coded: Array) -> None:
         """Count rows of what a layer takes in the float network and in the quantized one, (groups, rows, inputs)."""
+        self._add(real, coded)
+        half = coded.shape[1] // 2
+        self.first = self.first or Moment()
+        self.first._add(real[:, :half], coded[:, :half])
+
+    def _add(self, real: Array, coded: Array) -> None:
         transposed = np.swapaxes(coded, 1, 2)
         self.taken = self.taken + (transposed @ coded).astype(np.float64)
         self.missing = self.missing + (transposed @ (real - coded)).astype(np.float64)
         self.rows += coded.shape[1]
 
-    def add_inputs(self, node: Node, shape: Shape, real: Value, coded: Value, ops: Ops) -> None:
+    def add_inputs(self, node: Node, shape: Shape, values: tuple[Value, Value], places: int, ops: Ops) -> None:
         """Count what a node takes.
 
         Args:
             node: the layer.
             shape: of one sample that it takes.
-            real: of some images, in the float network.
-            coded: of the same ones, in the quantized network.
+            values: of some images in the float network, and of the same ones in the quantized network.
+            places: of each image, about at most.
             ops: the vocabulary that computed them.
         """
         cell: Any = node.cell
+        coded = values[1]
         if not coded.codes:
-            return
-        rows = [cell.input_rows(ops.to_numpy(x.real(ops), "activation"), shape, PLACES) for x in (real, coded)]
-        if rows[0] is None or rows[0].shape[2] > MOST_INPUTS:
             return
         scale: Any = coded.scale
         self.scale = float(ops.to_numpy(scale, "scalar").reshape(()))
-        self.add(*rows)
+        rows = [cell.input_rows(ops.to_numpy(x.real(ops), "activation"), shape, places) for x in values]
+        if rows[0] is not None and rows[0].shape[2] <= MOST_INPUTS:
+            self.add(*rows)
 
 
 def _may_choose(node: Node) -> bool:
@@ -253,6 +267,46 @@ def with_moments(cell: LinearCell, own: Mapping[str, Array], moment: Moment) -> 
     return with_codes(cell, found.params, moment.scale, found.codes)
 
 
+def made_up_for(weight: Array, moment: Moment) -> Array:
+    """What is added to weights so that they make up for what is lost before the layer, as ``rounded_by_moments`` says.
+
+    Args:
+        weight: float64 (groups, outputs, inputs).
+        moment: of the layer's input.
+
+    Returns:
+        W' - W, likewise.
+    """
+    lost, whole = weight @ np.swapaxes(moment.missing, 1, 2), moment.taken
+    first = moment.first
+    assert first is not None
+    halves = [(x.taken, weight @ np.swapaxes(x.missing, 1, 2)) for x in (first, moment.without(first))]
+
+    def added(taken: Array, lost: Array, caution: float) -> Array:
+        found: Array = np.swapaxes(np.linalg.solve(_damped(taken, caution), np.swapaxes(lost, 1, 2)), 1, 2)
+        return found
+
+    import os
+
+    PER = os.environ.get("PER")
+    gains = []
+    for caution in CAUTIONS:
+        gain = np.zeros(weight.shape[:2])
+        for (taken, missing), (other, wanted) in (halves, halves[::-1]):
+            delta = added(taken, missing, caution)
+            gain = gain + (2.0 * delta * wanted - (delta @ other) * delta).sum(axis=2)
+        gains.append(gain if PER else np.broadcast_to(gain.sum(), gain.shape))
+    best = np.argmax(gains, axis=0)
+    found = np.zeros(weight.shape)
+    for index, caution in enumerate(CAUTIONS):
+        chosen = (best == index) & (gains[index] > 0.0)
+        if chosen.any():
+            found = np.where(
+                chosen[:, :, np.newaxis], added(whole, lost, caution * float(os.environ.get("CF", "1"))), found
+            )
+    return found
+
+
 class Compensated(NamedTuple):
     """A layer whose codes are chosen, before its weight is moved.
 
@@ -272,9 +326,8 @@ def compensated(cell: LinearCell, own: Mapping[str, Array], moment: Moment) -> C
     quantizer: Any = cell.weight_quantizer
     mean, (groups, inputs) = moment.taken / moment.rows, moment.taken.shape[:2]
     scarce = 1.0 + inputs / moment.rows
-    back = np.linalg.solve(_damped(mean, CAUTION * scarce), moment.missing / moment.rows)
     compensation = Compensation(mean, DAMPING * scarce)
-    whole, best, least = with_kept_scale(cell, own, moment.scale), None, np.empty(0)
+    whole, best, least, made_up = with_kept_scale(cell, own, moment.scale), None, np.empty(0), np.empty(0)
     narrowed = narrowing(cell, whole, moment.scale)
     for share in SHARES:
         params = whole if share == 1.0 else narrowed(share)
@@ -284,7 +337,9 @@ def compensated(cell: LinearCell, own: Mapping[str, Array], moment: Moment) -> C
             np.reshape(x, (groups, -1, inputs))
             for x in (wanted, grid.free, grid.codes, grid.first, grid.last, grid.scale)
         )
-        position = position + position @ np.swapaxes(back, 1, 2)
+        if share == 1.0:
+            made_up = made_up_for(position * scale, moment)
+        position = position + made_up / scale
         rounded = compensation.codes(position, free, fixed, first, last)
         off = (position - rounded.codes) * scale
         errors = ((off @ mean) * off).sum(axis=2).reshape(-1)

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from qat.analysis.choosing import LEARNED, NEAREST, SHARE
+from qat.analysis.choosing import LEARNED, MOMENTS, NEAREST, SHARE
+from qat.analysis.moment_rounding import MOST_IMAGES, Moment, compensated, places_of
 from qat.cells.base import Context
 from qat.cells.chosen_codes import weight_grid, with_codes, with_kept_scale, with_least_error
 from qat.cells.linear import LinearCell
@@ -255,12 +256,15 @@ class _Learning:
     def _float_values(self, block: Block, which: slice) -> dict[str, Value]:
         return {name: Value(self.ops.from_numpy(self.floats[name][which], "activation")) for name in block.inputs}
 
+    def _coded_values(self, block: Block, which: slice) -> dict[str, Value]:
+        return {name: self.quantized[name].value(which) for name in block.inputs}
+
     def _quantized_outputs(self, block: Block, params: Params, images: slice) -> dict[str, _Kept]:
         """What a block gives in the quantized network, of some images."""
         context = self.loop.load(params, self.phase)
         found: dict[str, list[Value]] = {name: [] for name in block.outputs}
         for which in self._slices(images):
-            values = {name: self.quantized[name].value(which) for name in block.inputs}
+            values = self._coded_values(block, which)
             self._advance(block, context, values)
             for name, parts in found.items():
                 parts.append(values[name])
@@ -289,32 +293,11 @@ class _Learning:
 
     def _rounded(self, block: Block) -> RoundedBlock | None:
         """Choose the codes of a block, and take them where that helps. None: there are none to choose."""
-        scales: dict[str, float] = {}
-        whole, clipped = dict(self.params), dict(self.params)
-        for node in block.layers:
-            cell = node.cell
-            if not (isinstance(cell, LinearCell) and "weight" in cell.float_params()):
-                continue  # a batch normalisation by itself has a weight of 1
-            try:
-                scale = self._input_scale(block, node)
-                own = with_kept_scale(cell, node.own(self.params), scale)
-                narrow = with_least_error(cell, own, scale)
-                for each in (own, narrow):  # that any choice has its codes is found out before it is learned
-                    down = np.floor(weight_grid(cell, each, scale).position)
-                    with_codes(cell, each, scale, down + self.random.integers(0, 2, down.shape))
-            except QatError as error:
-                self.skipped[node.name] = str(error)
-                continue
-            scales[node.name] = scale
-            whole |= node.full(own)
-            clipped |= node.full(narrow)
-        if not scales:
+        layers, begun = self._by_moments(block)
+        if not layers:
             return None
-        some = slice(0, min(self.learned, self.count - self.learned))
-        nearest = min((whole, clipped), key=lambda params: self._error(block, params, some))
-        layers = [_Layer(node, scales[node.name], node.own(nearest)) for node in block.layers if node.name in scales]
-        codes, iterations = self._codes(block, nearest, layers)
-        moved = dict(nearest)
+        codes, iterations = self._codes(block, begun, layers)
+        moved = dict(begun)
         for layer in layers:
             try:
                 chosen = with_codes(layer.cell, layer.own, layer.scale, codes[layer.node.name])
@@ -322,27 +305,51 @@ class _Learning:
                 self.skipped[layer.node.name] = str(error)
             else:
                 moved |= layer.node.full(chosen)
-        candidates = {NEAREST: self.params, f"{NEAREST}, clipped": nearest, LEARNED: moved}
+        candidates = {NEAREST: self.params, MOMENTS: begun, LEARNED: moved}
         held = slice(self.learned, self.count)
         errors = {name: self._error(block, params, held) for name, params in candidates.items()}
         kept = min(errors, key=lambda name: errors[name])
         self.params = dict(candidates[kept])
-        changed = sum(np.count_nonzero(codes[layer.node.name] != layer.grid.codes) for layer in layers)
-        share = changed / sum(layer.grid.codes.size for layer in layers) if kept == LEARNED else 0.0
+        given = {NEAREST: lambda x: x.grid.codes, MOMENTS: lambda x: x.codes, LEARNED: lambda x: codes[x.node.name]}[
+            kept
+        ]
+        changed = sum(np.count_nonzero(given(layer) != layer.grid.codes) for layer in layers)
+        share = changed / sum(layer.grid.codes.size for layer in layers)
         return RoundedBlock(block.name, errors[NEAREST], errors[LEARNED], kept, share, iterations)
 
-    def _input_scale(self, block: Block, node: Node) -> float:
-        """Of the codes that a layer takes. Raises QatError where there is no telling."""
+    def _by_moments(self, block: Block) -> tuple[list[_Layer], Params]:
+        """The layers whose rounding can be learned, and parameters with the codes that learning begins at."""
+        layers, params = [], dict(self.params)
+        for node in block.layers:
+            if not (isinstance(node.cell, LinearCell) and "weight" in node.cell.float_params()):
+                continue  # a batch normalisation by itself has a weight of 1
+            try:
+                layer = _Layer(node, node.own(params), self._moment(block, node, params))
+                for codes in (layer.down + self.random.integers(0, 2, layer.down.shape), layer.codes):
+                    chosen = with_codes(layer.cell, layer.own, layer.scale, codes)  # any choice, before it is learned
+            except QatError as error:
+                self.skipped[node.name] = str(error)
+                continue
+            params |= node.full(chosen)
+            layers.append(layer)
+        return layers, params
+
+    def _moment(self, block: Block, node: Node, params: Params) -> Moment:
+        """Of what a layer takes. Raises QatError where its rounding cannot be learned."""
         if [each.cell_name for each in self.graph.nodes].count(node.cell_name) > 1:
             raise QatError("its cell is used more than once")
-        context = self.loop.load(self.params, self.phase)
-        values = {name: self.quantized[name].value(slice(0, 1)) for name in block.inputs}
-        for each in block.nodes[: block.nodes.index(node)]:
-            self.loop.advance(self.steps[each.name], context, values)
-        x = values[node.inputs[0]]
-        if not x.codes:
-            raise QatError("its input is not quantized")
-        return float(self.ops.to_numpy(x.scale, "scalar").reshape(()))
+        moment, before = Moment(), block.nodes[: block.nodes.index(node)]
+        (name,), coding = node.inputs, self.loop.load(params, self.phase)
+        count = min(self.learned, MOST_IMAGES)
+        for which in self._slices(slice(0, count)):
+            real, coded = self._float_values(block, which), self._coded_values(block, which)
+            for context, values in ((self.idle, real), (coding, coded)):
+                for each in before:
+                    self.loop.advance(self.steps[each.name], context, values)
+            if not coded[name].codes:
+                raise QatError("its input is not quantized")
+            moment.add_inputs(node, self.graph.shapes[name], (real[name], coded[name]), places_of(count), self.ops)
+        return moment
 
     def _codes(self, block: Block, params: Params, layers: Sequence[_Layer]) -> tuple[dict[str, Array], int]:
         """Learn which of its two codes each weight gets: by layer, and the number of iterations."""
@@ -350,7 +357,7 @@ class _Learning:
         graph, own = block_graph(self.graph, params, block, in_float)
         soft = {layer.weight: layer.soft(graph.params[layer.weight].kind) for layer in layers}
         own |= {layer.weight: layer.start for layer in layers}
-        errors = self._errors(block, params, slice(0, min(self.learned, self.size)))
+        errors = self._errors(block, self.params, slice(0, min(self.learned, self.size)))
         objective = Reconstruction(soft, tuple(max(error, SMALLEST_ERROR) for error in errors), self.settings.drop)
         model = self.backend.lower(graph, own, step=self.phase)
         step = self.backend.make_step(model, Optimizer("adam"), objective)
@@ -385,17 +392,27 @@ class _Layer:
     """A layer whose rounding is learned.
 
     Attributes:
-        own: its parameters, with the nearest codes.
+        own: its parameters, with the ranges that its codes have.
         weight: the full name of its weight.
-        down: the lower code of each weight, and of those that are not free their only one.
+        scale: of the codes that it takes.
+        codes: those by moments, or the nearest ones where there are no moments.
+        down: the lower code that each weight may have, and of those that are not free their only one.
     """
 
-    def __init__(self, node: Node, scale: float, own: dict[str, Array]) -> None:
+    def __init__(self, node: Node, own: Mapping[str, Array], moment: Moment) -> None:
         assert isinstance(node.cell, LinearCell)
-        self.node, self.cell, self.scale, self.own = node, node.cell, scale, own
+        self.node, self.cell, self.scale = node, node.cell, moment.scale
         self.weight = f"{node.cell_name}.weight"
-        self.grid = weight_grid(node.cell, own, scale)
-        self.down = np.where(self.grid.free, np.floor(self.grid.position), self.grid.codes)
+        if moment.rows:
+            self.own, self.codes, position = compensated(node.cell, own, moment)
+            self.grid = weight_grid(node.cell, self.own, self.scale)
+        else:
+            self.own = with_least_error(node.cell, with_kept_scale(node.cell, own, self.scale), self.scale)
+            self.grid = weight_grid(node.cell, self.own, self.scale)
+            self.codes, position = self.grid.codes, self.grid.position
+        self._position = np.clip(position, self.grid.first, self.grid.last)
+        down = np.minimum(np.floor(self._position), self.grid.last - 1.0)
+        self.down = np.where(self.grid.free, down, self.grid.codes)
 
     def soft(self, kind: Kind) -> SoftWeight:
         """The weight between its codes."""
@@ -405,5 +422,5 @@ class _Layer:
 
     @property
     def start(self) -> Array:
-        """V, which begins at the float weight."""
-        return start_of(np.where(self.grid.free, self.grid.position - self.down, 0.5))
+        """V, which begins at the weight that moments round, with what it makes up for."""
+        return start_of(np.where(self.grid.free, self._position - self.down, 0.5))
