@@ -10,6 +10,7 @@ from command import run
 
 from qat import run_file
 from qat.cli import REPEATED
+from qat.networks import LeNet5
 from qat.scripts.common import steps
 from qat.training.checkpoint import Checkpoint
 
@@ -115,13 +116,56 @@ def test_what_was_typed_is_repeated_with_the_same_bits_and_what_was_edited_says_
 def test_a_changed_result_or_setting_is_made_again_and_what_follows_only_where_it_must(
     done: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (done / "out/lenet.c").write_text("changed")
+    (done / "out/lenet.c").unlink()
     status, out, _ = run(capsys, "run-config", done / "run.yaml")
     assert (status, out.count("done before")) == (0, 3)
     changed = write(done, **SHORT | {"calibrate": {**SHORT["calibrate"], "images": 30}})  # type: ignore[dict-item]
     status, out, _ = run(capsys, "run-config", changed)
     assert (status, out.count("done before")) == (0, 1)
     write(done, **SHORT)
+
+
+def test_what_a_step_wrote_is_replaced_as_long_as_it_is_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing in parameters for PyTorch says that qat wrote them: their digest does."""
+    monkeypatch.chdir(tmp_path)
+    graph = LeNet5().graph()
+    Checkpoint(graph, graph.initial_params(0)).save("net.ckpt")
+    step = {"ckpt_path": "net.ckpt", "backend": "torch", "file": "net.pt"}
+    path = write(tmp_path, **{"export-params": step})
+    assert run(capsys, "run-config", path)[0] == 0
+    was = Path("net.pt").read_bytes()
+    assert run(capsys, "run-config", path, "--again")[0] == 0, "without a question"
+    again = Path("net.pt").read_bytes()
+    Path("net.pt").write_bytes(b"mine, of another program")
+    for _ in range(2):
+        status, _, err = run(capsys, "run-config", path)
+        assert (status, err.count("\n")) == (2, 1)
+        assert "net.pt: is there already, and would be lost; give --yes" in err
+        assert Path("net.pt").read_bytes() == b"mine, of another program"
+    Path("net.pt").write_bytes(again)
+    assert run(capsys, "run-config", path)[0] == 0, "it is again what was written, whatever was refused in between"
+    assert len(was) == len(again)
+    Path("other.pt").write_bytes(b"mine too")
+    write(tmp_path, **{"export-params": step | {"file": "other.pt"}})
+    status, _, err = run(capsys, "run-config", path)
+    assert (status, Path("other.pt").read_bytes()) == (2, b"mine too"), (
+        "that the step ran before is no leave for another file"
+    )
+
+
+def test_a_run_file_does_not_replace_what_was_changed_since(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = done / "out" / "lenet.c"
+    was = path.read_bytes()
+    path.write_bytes(was + b"/* tuned by hand with qat */\n")
+    try:
+        status, _, err = run(capsys, "run-config", run_file.beside(path))
+        assert (status, err.count("\n")) == (2, 1)
+        assert "lenet.c: is there already, and is not what qat wrote" in err
+        assert path.read_bytes() != was
+    finally:
+        path.write_bytes(was)
 
 
 def test_a_run_that_was_interrupted_goes_on_where_it_was(

@@ -17,7 +17,7 @@ from qat.data.loading import exists
 from qat.deploy.arithmetics import arithmetic_options, default_arithmetic
 from qat.deploy.certificate import statement
 from qat.deploy.floats import export_float
-from qat.deploy.interfaces import SWITCH, YES, HoldsFloats, MakesArduinoLibrary, Option, Target
+from qat.deploy.interfaces import SWITCH, YES, HoldsFloats, MakesArduinoLibrary, Option, Target, WritesSeveral
 from qat.deploy.recipe import metadata_of
 from qat.deploy.verify import export_verified
 from qat.errors import QatError
@@ -30,7 +30,7 @@ from qat.scripts.common.flags import (
     add_checkpoint_argument,
     add_data_argument,
 )
-from qat.scripts.common.plan import add_writing_arguments, check_outputs, of_data, of_graph, stop_if_dry
+from qat.scripts.common.plan import add_writing_arguments, check_outputs, is_own, of_data, of_graph, stop_if_dry
 from qat.scripts.common.printing import print_arithmetics, print_certificate
 from qat.scripts.common.report import print_summary
 from qat.training.checkpoint import Checkpoint
@@ -113,7 +113,6 @@ def run(args: argparse.Namespace) -> int:
     target = qat.target(args.file_format)
     options = _chosen(args, target)
     path = output_path(args.file_name, target.SUFFIX)
-    check_outputs(args, path)
     packing = next((x for x in PACKINGS if x == options.get("packing")), PACKINGS[0])  # the summary counts C's bytes
     if args.arduino and (args.float or not isinstance(target, MakesArduinoLibrary)):
         raise QatError(
@@ -122,8 +121,7 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.arduino and options.get("weights_file") == YES:
         raise QatError("--arduino: builds no weights in a file of their own; leave it out, or --weights_file")
-    if args.arduino:
-        check_outputs(args, Path(args.arduino) / "library.properties")
+    _check_outputs(args, target, path, options)
     if args.float:
         if args.arithmetic not in (None, "float"):
             raise QatError(
@@ -137,6 +135,7 @@ def run(args: argparse.Namespace) -> int:
         checkpoint = load_checkpoint(args.ckpt_path, quantized=False)
         _stop_if_dry(args, checkpoint, None, path)
         export_float(target, checkpoint.graph, checkpoint.params, path)
+        target.write_metadata(path, checkpoint.kept())  # which also say that qat wrote it
         wrote(path, "wrote", f", {path.stat().st_size:,} bytes, float", verified=False)
         return 0
     checkpoint = load_checkpoint(args.ckpt_path, quantized=True)
@@ -177,6 +176,14 @@ def run(args: argparse.Namespace) -> int:
     print_summary(checkpoint.graph, checkpoint.params, integers, packing=packing)
     print_certificate(certificate)
     return 0 if certificate.passed else 1
+
+
+def _check_outputs(args: argparse.Namespace, target: Target, path: Path, options: dict[str, str]) -> None:
+    """``check_outputs`` of all that the target writes there."""
+    paths = target.files(path, **options) if isinstance(target, WritesSeveral) else [path]
+    if args.arduino and isinstance(target, MakesArduinoLibrary):
+        paths += target.library_files(path, args.arduino)
+    check_outputs(args, *paths, own=target.wrote if isinstance(target, WritesSeveral) else is_own)
 
 
 def _stop_if_dry(args: argparse.Namespace, checkpoint: Checkpoint, dataset: Dataset | None, path: Path) -> None:

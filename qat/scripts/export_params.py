@@ -9,7 +9,7 @@ from qat.cli import run_script
 from qat.console import wrote
 from qat.files import check_distinct
 from qat.scripts.common.flags import add_checkpoint_argument, parameter_files, with_files
-from qat.scripts.common.plan import add_writing_arguments, check_outputs, of_graph, stop_if_dry
+from qat.scripts.common.plan import add_writing_arguments, check_outputs, never_own, of_graph, stop_if_dry
 from qat.training.checkpoint import Checkpoint
 from qat.training.native import NAMINGS
 
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> None:
     named = NAMINGS[args.naming]
     params = {named(name, checkpoint.graph): array for name, array in checkpoint.params.items()}
     files = parameter_files(args.backend)
-    check_outputs(args, args.file, known=False)
+    check_outputs(args, args.file, own=never_own)
     stop_if_dry(
         args,
         f"write {len(params)} arrays as {args.backend} has them",
