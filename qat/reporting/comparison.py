@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from qat import tasks
+from qat.data.class_names import class_names
 from qat.reporting.charts import arena_chart, confusion_chart, grouped_bars
 from qat.reporting.gather import Facts, confusions
-from qat.reporting.judged import MOST_CLASSES, change, class_names, decibels
+from qat.reporting.judged import MOST_CLASSES, change, decibels
 from qat.reporting.network import network_drawing
 from qat.reporting.page import Section, figure, paragraph, table
 from qat.reporting.sections import courses_of, curve_pair, history
@@ -121,7 +122,7 @@ def classes(a: Facts, b: Facts) -> Section | None:
     one, two = found[0][1], found[1][1]
     if one.shape != two.shape or len(one) > MOST_CLASSES:
         return None
-    names = class_names(a, len(one))
+    names = class_names(len(one), a.class_names)
     drawings = [
         figure(confusion_chart(one, names, a.name)),
         figure(confusion_chart(two, names, b.name, one), f"A frame: another count than {a.name}."),

@@ -17,6 +17,7 @@ from qat import data
 from qat.cli import run_script
 from qat.console import wrote
 from qat.data import Split
+from qat.data.class_names import class_names
 from qat.data.class_pictures import FORMATS, write_class_folders, write_with_masks
 from qat.data.pictures import MODES, write_pictures
 from qat.data.preparation import PLAIN, Preparation
@@ -111,7 +112,7 @@ def run(args: argparse.Namespace) -> None:
             continue
         if split.classes is None or isinstance(split.images, tuple) or not _is_pictures(split.images):
             raise QatError(f"{args.data_path}: holds no pictures of classes, which alone can be written; give another")
-        names = dataset.class_names or tuple(str(label) for label in range(int(split.classes.max()) + 1))
+        names = dataset.class_names or class_names(int(split.classes.max()) + 1)
         images, labels = split.images[:count], split.classes[:count]
         if args.class_folders:
             folder = Path(args.out) / part
