@@ -84,6 +84,18 @@ def test_columns_keep_their_padding_where_a_text_can_take_two_lines() -> None:
     assert "ONNX Runtime 1.31.1" in text, "broken at a space"
 
 
+def test_many_columns_are_set_apart_by_spaces_and_those_that_say_nothing_are_left_out() -> None:
+    """The table of ``diagnose``, at 80 columns: lines alone between columns would make one string of digits of a row."""
+    columns = ["layer", "bits", "blame %", "SQNR dB", "own dB", "before dB", "cosine", "clip %", "codes %", "far", "dead"]
+    row = ["depthwise_conv2d_2", "8/8", "10.4", "27.8", "35.2", "28.4", "0.9992", "0.0", "97"]
+    text = shown(columns, [[*row, "", ""], ["dense", *row[1:], "", ""]], 80)
+    assert not set("│┃") & set(text)
+    assert all(len(re.split(" {2,}", line.strip())) == len(row) for line in text.splitlines()[-2:])
+    assert "dead" not in text
+    assert "far" in shown(columns, [[*row, "3", ""]], 90), "it says something"
+    assert "dead" in shown(columns, [[*row, "", ""]], 200), "nothing has to be left out"
+
+
 def test_words_stand_at_the_left_and_numbers_at_the_right() -> None:
     text = shown(
         ["layer", "cell", "kind", "output"], [["a", "Dense", "1-D net", "6 x 28"], ["b", "Conv2d", "", "400"]], 72

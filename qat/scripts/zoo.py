@@ -128,7 +128,7 @@ def _list(entries: Sequence[Entry]) -> int:
     columns = [Column("name"), Column("network", "title"), Column("metric")]
     columns += [Column("", key, None) for key in keys]
     columns += [Column(x, f"{key}_shown") for x, key in zip(("float", *WIDTHS), keys, strict=True)]
-    columns.append(Column("qat zoo ...", "how"))
+    columns.append(Column("how"))
     title = "Networks with trained weights, and what was measured ('qat help zoo'); weights/activations in bits"
     print_table(title, columns, rows, "networks")
     for entry in entries:
