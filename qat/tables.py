@@ -38,6 +38,20 @@ def count(value: int) -> str:
     return f"{value:,}"
 
 
+def counted(number: int, thing: str) -> str:
+    """How many of something there are: "1 epoch", "2,000 epochs".
+
+    Args:
+        number: of them.
+        thing: one of them; an s makes several.
+
+    >>> from qat.tables import counted
+    >>> counted(1, "epoch"), counted(2000, "test sample")
+    ('1 epoch', '2,000 test samples')
+    """
+    return f"{number:,} {thing}{'s' * (number != 1)}"
+
+
 def percent(value: float) -> str:
     """A share as "98.21 %"."""
     return f"{100 * value:.2f} %"

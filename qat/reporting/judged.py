@@ -11,6 +11,7 @@ from qat.reporting.gather import Facts, confusions, judged_differently
 from qat.reporting.page import Section, figure, paragraph, table
 from qat.reporting.samples import drawn
 from qat.reporting.svg import escaped
+from qat.tables import counted
 from qat.vocabulary.arrays import as_tuple
 from qat.vocabulary.ops import Array
 
@@ -61,7 +62,7 @@ def _agreement(run: Facts) -> str:
         same = "" if x.agreement is None else f"{100 * x.agreement:.1f} %"
         rows.append((x.name, decibels(x.sqnr), f"{x.cosine:.5f}", same))
     floats = "the float checkpoint" if run.own_layers else "its own parameters in float"
-    samples = f"{run.diagnosis.samples:,} samples"
+    samples = counted(run.diagnosis.samples, "sample")
     caption = f"Against {floats}, on {samples}. SQNR: the power of the float numbers over that of the error."
     return table(("output", "SQNR in dB", "cosine", "same largest number"), rows) + paragraph(caption, "note")
 

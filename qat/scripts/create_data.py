@@ -26,6 +26,7 @@ from qat.data.shapes import SHAPES, shapes
 from qat.errors import QatError
 from qat.scripts.common.flags import add_data_argument, chosen_preparation, seed
 from qat.scripts.common.plan import add_writing_arguments, of_data, stop_if_dry
+from qat.tables import counted
 from qat.vocabulary.arrays import as_tuple
 
 SYNTHETIC = "shapes"  #: the --data_path of pictures that are drawn
@@ -73,7 +74,7 @@ def _write_masks(args: argparse.Namespace, part: str, split: Split, count: int) 
         raise QatError(f"{args.data_path}: holds no pictures with a class for each pixel; leave --masks out")
     folder = Path(args.out) / part
     write_with_masks(folder, images[:count], labels[:count])
-    wrote(folder, f"wrote {count:,} pictures and their masks to")
+    wrote(folder, f"wrote {counted(count, 'picture')} and their masks to")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -117,10 +118,10 @@ def run(args: argparse.Namespace) -> None:
         if args.class_folders:
             folder = Path(args.out) / part
             write_class_folders(folder, images, labels, names, args.picture_format)
-            wrote(folder, f"wrote {count:,} pictures in {len(set(labels.tolist())):,} folders of")
+            wrote(folder, f"wrote {counted(count, 'picture')} in {counted(len(set(labels.tolist())), 'folder')} of")
         else:
             index = write_pictures(args.out, images, labels, names)
-            wrote(index, f"wrote {count:,} pictures,", f" and {Path(args.out) / 'class_names.txt'}")
+            wrote(index, f"wrote {counted(count, 'picture')},", f" and {Path(args.out) / 'class_names.txt'}")
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ from qat.scripts.common.flags import (
 from qat.scripts.common.plan import add_writing_arguments, check_outputs, is_own, of_data, of_graph, stop_if_dry
 from qat.scripts.common.printing import print_arithmetics, print_certificate
 from qat.scripts.common.report import print_summary
+from qat.tables import counted
 from qat.training.checkpoint import Checkpoint
 
 
@@ -188,7 +189,11 @@ def _check_outputs(args: argparse.Namespace, target: Target, path: Path, options
 
 def _stop_if_dry(args: argparse.Namespace, checkpoint: Checkpoint, dataset: Dataset | None, path: Path) -> None:
     target = qat.target(args.file_format)
-    how = "without a certificate" if dataset is None else f"and compare its codes on {len(dataset.test):,} samples"
+    how = (
+        "without a certificate"
+        if dataset is None
+        else f"and compare its codes on {counted(len(dataset.test), 'sample')}"
+    )
     if dataset is not None:
         target.runtime()  # or its QatError
     reads = [] if dataset is None else [(args.data_path or dataset.source, of_data(dataset))]
@@ -200,7 +205,7 @@ def _write_library(args: argparse.Namespace, target: Target, path: Path) -> None
     """The library for Arduino, where one is asked for."""
     if args.arduino and isinstance(target, MakesArduinoLibrary):
         written = target.arduino_library(path, args.arduino)
-        wrote(args.arduino, "wrote", f", a library for Arduino of {len(written)} files")
+        wrote(args.arduino, "wrote", f", a library for Arduino of {counted(len(written), 'file')}")
 
 
 def _trained_on(ckpt_path: str, checkpoint: Checkpoint) -> str:

@@ -26,6 +26,7 @@ from qat.scripts.common.plan import add_writing_arguments, check_outputs, of_dat
 from qat.scripts.common.printing import print_certificate
 from qat.scripts.common.quantization import add_quantization_arguments, quantization_settings
 from qat.scripts.common.tasks import add_task_argument, with_task
+from qat.tables import counted
 from qat.tasks import main
 from qat.training.checkpoint import Checkpoint
 from qat.training.lengths import span_of
@@ -91,7 +92,9 @@ def run(args: argparse.Namespace) -> int:
 
     stop_if_dry(
         args,
-        f"train {args.epochs} epochs, calibrate, " + (f"train {args.qat_epochs} more, " if fine else "") + "and export",
+        f"train {counted(args.epochs, 'epoch')}, calibrate, "
+        + (f"train {args.qat_epochs} more, " if fine else "")
+        + "and export",
         reads=[(args.network, of_graph(graph)), (args.data_path, of_data(dataset))],
         writes=list(files.values()),
     )

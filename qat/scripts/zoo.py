@@ -24,6 +24,7 @@ from qat.registry import formats, suffixed
 from qat.scripts.common.flags import add_arithmetic_argument, add_backend_arguments
 from qat.scripts.common.plan import add_writing_arguments, check_outputs, stop_if_dry
 from qat.scripts.common.printing import print_certificate
+from qat.tables import counted
 from qat.training.checkpoint import Checkpoint
 from qat.zoo.entry import Entry
 from qat.zoo.kept import WIDTH, entry_of, figures_of, is_kept, load, names, random_samples
@@ -211,7 +212,7 @@ def _fetch(args: argparse.Namespace, entry: Entry) -> int:
             checkpoint = Checkpoint.load(Path(folder) / f"{entry.name}_{widths[0].replace('/', '_')}.ckpt")
     assert row is not None, "load has compared with it"
     figure = row.widths[widths[0]].figure
-    text = f"{entry.name}: {checkpoint.task.words(row.metric, figure)} on {row.tested:,} test samples"
+    text = f"{entry.name}: {checkpoint.task.words(row.metric, figure)} on {counted(row.tested, 'test sample')}"
     result(text, network=entry.name, metrics={row.metric: figure}, samples=row.tested)
     if suffix is None:
         checkpoint.save(path)

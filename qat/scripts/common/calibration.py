@@ -19,6 +19,7 @@ from qat.errors import QatError
 from qat.registry import evaluation_ops
 from qat.scripts.common.flags import boolean
 from qat.scripts.common.printing import told
+from qat.tables import counted
 from qat.training.checkpoint import Checkpoint
 from qat.vocabulary.arrays import Arrays, as_arrays, as_tuple
 
@@ -155,7 +156,7 @@ def print_decisions(record: Mapping[str, Any]) -> None:
             for decision in record["decisions"]
             for name, sqnr in decision["sqnr"].items()
         ]
-        images = f"{record['held_back']:,} of {record['images']:,} images"
+        images = f"{record['held_back']:,} of {counted(record['images'], 'image')}"
         columns = [
             Column("setting"),
             Column("value"),

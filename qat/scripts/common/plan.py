@@ -18,6 +18,7 @@ from qat.files import check_writable
 from qat.graph import Graph
 from qat.registry import suffixed, target_of
 from qat.run_file import digest
+from qat.tables import counted
 from qat.training.checkpoint import Checkpoint
 
 REPORTS = (".csv", ".txt", ".yaml", ".yml", ".json", ".png", ".svg", ".html")  #: which are replaced without a question
@@ -142,9 +143,9 @@ def stop_if_dry(
 def of_graph(graph: Graph) -> str:
     """A network in words."""
     kind = "quantized" if graph.is_quantized else "float"
-    return f"{graph.name}, {kind}, {graph.count_trainable():,} trainable parameters"
+    return f"{graph.name}, {kind}, {counted(graph.count_trainable(), 'trainable parameter')}"
 
 
 def of_data(dataset: Dataset) -> str:
     """A data set in words."""
-    return f"{dataset.name}, {len(dataset.train):,} training and {len(dataset.test):,} test samples"
+    return f"{dataset.name}, {len(dataset.train):,} training and {counted(len(dataset.test), 'test sample')}"
