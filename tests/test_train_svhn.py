@@ -274,7 +274,7 @@ def test_a_report_opens_without_a_network(models: Path, tmp_path: Path) -> None:
     ("given", "message"),
     [
         (["-m", "{models}/quant_7bit"], "there is no result of such a training; there are full, "),
-        (["-m", "{models}/full", "--names", "a;b"], "--names: 2 names for 1 models"),
+        (["-m", "{models}/full", "--names", "a;b"], "--names: 2 names for 1 model"),
         (["-m", ";"], "there is no model"),
     ],
 )

@@ -374,7 +374,7 @@ class Graph(Listed):
 def check_inputs(name: str, cell: Cell, count: int) -> None:
     """Raise QatError unless the cell of the named node takes so many inputs."""
     if not cell.takes(count):
-        wanted = "at least one input" if cell.arity is None else f"{cell.arity} inputs"
+        wanted = "at least one input" if cell.arity is None else counted(cell.arity, "input")
         raise QatError(f"{name}: a {type(cell).__name__} takes {wanted} but gets {count}")
 
 
