@@ -65,8 +65,8 @@ def entered(program: Program, inputs: Inputs = None) -> Entry:
     given: Sequence[Input | None] = [inputs] if isinstance(inputs, Input) else inputs or absent
     if len(given) != len(program.inputs):
         raise QatError(
-            f"{program.name}: has {counted(len(program.inputs), 'input')} ({', '.join(program.inputs)}), but {len(given)} are described; "
-            "give one qat.Input for each"
+            f"{program.name}: has {counted(len(program.inputs), 'input')} ({', '.join(program.inputs)}), but {len(given)} are "
+            "described; give one qat.Input for each"
         )
     entry = Entry(program)
     for (name, spec), cell in zip(program.inputs.items(), given, strict=True):

@@ -48,9 +48,8 @@ def chosen_models(args: argparse.Namespace, *, all_folds: bool = True) -> list[t
         raise QatError(f"-m {args.models!r}: there is no model; train some with train_svhn.py, or give another folder")
     names = args.names.split(";") if args.names else [short_name(path.name) for path in paths]
     if len(names) != len(paths):
-        raise QatError(
-            f"--names: {counted(len(names), 'name')} for {counted(len(paths), 'model')}; give one for each, with ';' between them"
-        )
+        found = f"{counted(len(names), 'name')} for {counted(len(paths), 'model')}"
+        raise QatError(f"--names: {found}; give one for each, with ';' between them")
     names = [name.replace("\\n", "\n") for name in names]
     return [(path, read_model(path, name, all_folds=all_folds)) for path, name in zip(paths, names, strict=True)]
 
