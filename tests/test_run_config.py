@@ -369,6 +369,26 @@ def test_what_is_wrong_is_said_before_the_first_step(
     assert [each.name for each in tmp_path.iterdir()] == ["run.yaml"]
 
 
+def test_a_file_that_is_no_list_of_steps_is_one_line(
+    done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("lenet.c", "lenet.ckpt"):
+        (tmp_path / name).write_bytes((done / "out" / name).read_bytes())
+    run_file.beside("lenet.c").write_text("train:\n")
+    (tmp_path / "x.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR")
+    (tmp_path / "x.yaml").write_bytes(b"train:\0")
+    for name, message in (
+        ("lenet.c", "is an exported file, not a list of steps; give lenet.c.run.yaml, which repeats what made it"),
+        ("lenet.ckpt", "is a checkpoint, not a list of steps; give the YAML file of a run"),
+        ("x.png", "is a picture, not a list of steps; give the YAML file of a run"),
+        ("x.yaml", "is no text, not a list of steps; give the YAML file of a run"),
+    ):
+        assert run(capsys, "run-config", name) == (2, "", f"qat run-config: error: {name}: {message}\n")
+    (tmp_path / "flow.yaml").write_text("common: {data_path: digits}\ntrain: {epochs: 0}\n")  # { as a checkpoint
+    assert "a checkpoint" not in run(capsys, "run-config", "flow.yaml")[2]
+
+
 def test_every_flag_whose_value_is_passed_on_is_there() -> None:
     from qat.cli import command_parser
     from qat.commands import COMMANDS

@@ -247,6 +247,20 @@ def test_what_qat_wrote_is_replaced_without_a_question_until_it_is_changed(
     assert "delay(10)" in sketch.read_text()
 
 
+def test_export_refuses_data_that_are_not_there_though_it_reads_none(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for more in (["--no_verify", "--ckpt_path", made / "quant.ckpt"], ["--float", "--ckpt_path", made / "net.ckpt"]):
+        command = ["export", *more, "--file_name", "net", "--data_path"]
+        status, out, err = run(capsys, *command, "nowhere")
+        assert (status, out, err.count("\n"), [*tmp_path.iterdir()]) == (2, "", 1, [])
+        assert "nowhere: there is nothing here" in err
+        assert run(capsys, *command, "digits")[0] == 0
+        for path in tmp_path.iterdir():
+            path.unlink()
+
+
 @pytest.mark.parametrize("shell", SHELLS)
 def test_completion_is_a_script_that_the_shell_takes(
     shell: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

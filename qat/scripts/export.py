@@ -13,7 +13,7 @@ import qat
 from qat.cli import run_script
 from qat.console import result, wrote
 from qat.data import Dataset
-from qat.data.loading import exists
+from qat.data.loading import exists, load
 from qat.deploy.arithmetics import arithmetic_options, default_arithmetic
 from qat.deploy.certificate import statement
 from qat.deploy.floats import export_float
@@ -123,6 +123,8 @@ def run(args: argparse.Namespace) -> int:
     if args.arduino and options.get("weights_file") == YES:
         raise QatError("--arduino: builds no weights in a file of their own; leave it out, or --weights_file")
     _check_outputs(args, target, path, options)
+    if args.data_path and (args.float or args.no_verify) and not exists(args.data_path):
+        load(args.data_path)  # its QatError: a path that is not there is a mistake, though nothing is read from it
     if args.float:
         if args.arithmetic not in (None, "float"):
             raise QatError(

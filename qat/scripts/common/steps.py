@@ -19,9 +19,9 @@ from qat.cli import REPEATED, Parser, command_parser, main
 from qat.commands import COMMANDS
 from qat.data.loading import exists
 from qat.errors import QatError, shortened
-from qat.files import check_writable, watched_writes, write_atomically
+from qat.files import check_writable, open_file, watched_writes, write_atomically
 from qat.passes.quant_config import read_yaml
-from qat.reading import LARGEST_JSON, read_file, reading
+from qat.reading import LARGEST_JSON, kind_of, read_file, reading
 from qat.registry import suffixed
 from qat.run_file import CHECKPOINT, RECORD, beside, digest, digest_of_settings, flags_of, inputs_of
 from qat.scripts.common.plan import RECORDED
@@ -326,6 +326,7 @@ def read_plan(path: str | Path) -> Plan:
     """
     path = Path(path).absolute()
     shown = os.path.relpath(path)
+    _check_kind(path, shown)
     data = read_yaml(path, ADVICE)
     if not isinstance(data, dict) or not data:
         raise QatError(f"{shown}: holds {type(data).__name__} where sections are expected; {ADVICE}")
@@ -350,6 +351,19 @@ def read_plan(path: str | Path) -> Plan:
     if unused:
         raise QatError(f"{shown}, {COMMON}: no step has a flag {unused[0]!r}; correct it or leave it out")
     return Plan(path, steps, record)
+
+
+def _check_kind(path: Path, shown: str) -> None:
+    """Raise QatError for what a command made, in place of the file that lies beside it, and for other binary files."""
+    made = "a checkpoint" if path.suffix == CHECKPOINT else "an exported file" if suffixed(path) else None
+    if made is not None and path.is_file():
+        there = beside(path).is_file()
+        advice = f"give {beside(shown)}, which repeats what made it" if there else "give the YAML file of a run"
+        raise QatError(f"{shown}: is {made}, not a list of steps; {advice}")
+    with contextlib.suppress(OSError, ValueError), open_file(path) as file:  # whose error reading it has
+        if b"\0" in file.read(1 << 10):
+            kind = kind_of(path) or ("is no text",)
+            raise QatError(f"{shown}: {kind[0]}, not a list of steps; give the YAML file of a run")
 
 
 def _section(value: Any, where: str) -> dict[str, Any]:
