@@ -221,6 +221,7 @@ def test_the_word_qat_in_a_file_does_not_make_it_one_of_qat_s(
         ([*quant, *in_c, "deep"], "deep.c"),
         ([*quant, *in_c, "weights", "--weights_file"], "weights.bin"),
         ([*quant, *in_c, "new", "--arduino", "lib"], "lib/library.properties"),
+        (["zoo", "fetch", "mnist_cnn", "--out", "lenet.c"], "lenet.h"),
     ):
         status, _, err = run(capsys, *arguments)
         assert (status, err.count("\n")) == (2, 1), err

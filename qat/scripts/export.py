@@ -17,7 +17,7 @@ from qat.data.loading import exists, load
 from qat.deploy.arithmetics import arithmetic_options, default_arithmetic
 from qat.deploy.certificate import statement
 from qat.deploy.floats import export_float
-from qat.deploy.interfaces import SWITCH, YES, HoldsFloats, MakesArduinoLibrary, Option, Target, WritesSeveral
+from qat.deploy.interfaces import SWITCH, YES, HoldsFloats, MakesArduinoLibrary, Option, Target
 from qat.deploy.recipe import metadata_of
 from qat.deploy.verify import export_verified
 from qat.errors import QatError
@@ -30,7 +30,7 @@ from qat.scripts.common.flags import (
     add_checkpoint_argument,
     add_data_argument,
 )
-from qat.scripts.common.plan import add_writing_arguments, check_outputs, is_own, of_data, of_graph, stop_if_dry
+from qat.scripts.common.plan import add_writing_arguments, check_exported, of_data, of_graph, stop_if_dry
 from qat.scripts.common.printing import print_arithmetics, print_certificate
 from qat.scripts.common.report import print_summary
 from qat.tables import counted
@@ -122,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.arduino and options.get("weights_file") == YES:
         raise QatError("--arduino: builds no weights in a file of their own; leave it out, or --weights_file")
-    _check_outputs(args, target, path, options)
+    check_exported(args, target, path, args.arduino, **options)
     if args.data_path and (args.float or args.no_verify) and not exists(args.data_path):
         load(args.data_path)  # its QatError: a path that is not there is a mistake, though nothing is read from it
     if args.float:
@@ -179,14 +179,6 @@ def run(args: argparse.Namespace) -> int:
     print_summary(checkpoint.graph, checkpoint.params, integers, packing=packing)
     print_certificate(certificate)
     return 0 if certificate.passed else 1
-
-
-def _check_outputs(args: argparse.Namespace, target: Target, path: Path, options: dict[str, str]) -> None:
-    """``check_outputs`` of all that the target writes there."""
-    paths = target.files(path, **options) if isinstance(target, WritesSeveral) else [path]
-    if args.arduino and isinstance(target, MakesArduinoLibrary):
-        paths += target.library_files(path, args.arduino)
-    check_outputs(args, *paths, own=target.wrote if isinstance(target, WritesSeveral) else is_own)
 
 
 def _stop_if_dry(args: argparse.Namespace, checkpoint: Checkpoint, dataset: Dataset | None, path: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import qat
 from qat.cli import run_script
 from qat.console import print_table, result, wrote
-from qat.deploy.c_array import c_array
+from qat.deploy.c_array import c_array, is_c_array
 from qat.deploy.verify import export_verified
 from qat.errors import QatError
 from qat.integer.memory import activation_memory
@@ -79,8 +79,9 @@ def run(args: argparse.Namespace) -> int:
     )
     backend, target = qat.backend(args.backend), qat.target(FORMAT)
     check_included(files["h"].name)
-    for path in files.values():
-        check_outputs(args, path)
+    check_outputs(args, files["tflite"], files["ckpt"])
+    in_c = files["cc"], files["h"]
+    check_outputs(args, *in_c, own=lambda path: is_c_array(path, files["tflite"].name, files["h"].name))
     dataset = read_data(args.data_path)
     graph = fitted_network(args, dataset)
     dataset = load_data(dataset, graph)

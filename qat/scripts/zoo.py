@@ -20,9 +20,9 @@ from qat.console import Column, print_table, print_whole, result, wrote
 from qat.data import Split
 from qat.deploy.verify import export_verified
 from qat.errors import QatError
-from qat.registry import formats, suffixed
+from qat.registry import formats, suffixed, target_of
 from qat.scripts.common.flags import add_arithmetic_argument, add_backend_arguments
-from qat.scripts.common.plan import add_writing_arguments, check_outputs, stop_if_dry
+from qat.scripts.common.plan import add_writing_arguments, check_exported, check_outputs, stop_if_dry
 from qat.scripts.common.printing import print_certificate
 from qat.tables import counted
 from qat.training.checkpoint import Checkpoint
@@ -195,7 +195,10 @@ def _fetch(args: argparse.Namespace, entry: Entry) -> int:
         raise QatError(
             f"--out {path}: what it is to hold is not known, as its name ends in none of {', '.join(endings)}; use one of these"
         )
-    check_outputs(args, path)
+    if suffix is None:
+        check_outputs(args, path)
+    else:
+        check_exported(args, target_of(path), path)
     stop_if_dry(args, f"fetch {entry.name} at {widths[0]}", writes=[path])
     if is_kept(entry.name) and widths == [WIDTH] and args.arithmetic is None:
         checkpoint, row = load(entry.name), figures_of(entry.name)

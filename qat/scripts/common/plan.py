@@ -12,7 +12,7 @@ from pathlib import Path
 from qat.cli import Planned
 from qat.console import result
 from qat.data import Dataset
-from qat.deploy.interfaces import RecordsMetadata
+from qat.deploy.interfaces import MakesArduinoLibrary, RecordsMetadata, Target, WritesSeveral
 from qat.errors import QatError
 from qat.files import check_writable
 from qat.graph import Graph
@@ -87,6 +87,27 @@ def check_outputs(args: argparse.Namespace, *paths: str | Path, own: Callable[[P
         text = f"{path}: is there already" + ("" if own is never_own else ", and is not what qat wrote")
         if getattr(args, "dry_run", False) or not _agreed(f"{text}; replace it? [y/N] "):
             raise QatError(f"{text}, and would be lost; give --yes to replace it, or another name")
+
+
+def check_exported(
+    args: argparse.Namespace, target: Target, path: Path, arduino: str | None = None, **options: str
+) -> None:
+    """``check_outputs`` of all files that an export writes.
+
+    Args:
+        args: with those of ``add_writing_arguments``.
+        target: of the file.
+        path: the file.
+        arduino: the folder of the library for Arduino that is written, too; None where there is none.
+        options: of the export.
+
+    Raises:
+        QatError: as ``check_outputs``.
+    """
+    paths = target.files(path, **options) if isinstance(target, WritesSeveral) else [path]
+    if arduino and isinstance(target, MakesArduinoLibrary):
+        paths += target.library_files(path, arduino)
+    check_outputs(args, *paths, own=target.wrote if isinstance(target, WritesSeveral) else is_own)
 
 
 def _is_recorded(path: Path) -> bool:
