@@ -216,7 +216,8 @@ def _closing(tracker: Tracker) -> Iterator[Tracker]:
     try:
         yield tracker
     except BaseException:
-        (tracker.fail if isinstance(tracker, TellsFailure) else tracker.close)()
+        with contextlib.suppress(Exception):  # what ended the training is what has to be said
+            (tracker.fail if isinstance(tracker, TellsFailure) else tracker.close)()
         raise
     tracker.close()
 
