@@ -176,9 +176,9 @@ def test_a_tracker_that_can_tell_is_told_that_a_training_failed(own: Any, monkey
             raise error
         assert (ended, own.made[-1].closed) == ([1, "FAILED"], 1)
         ended.clear()
-    with monkeypatch.context() as patched, pytest.raises(QatError, match="the loss is NaN"):
+    with monkeypatch.context() as patched:
         patched.setattr(own.Own, "close", lambda self: 1 / 0)
-        with trackers.opened(names):
+        with pytest.raises(QatError, match="the loss is NaN"), trackers.opened(names):
             raise QatError("the loss is NaN")
     ended.clear()
     with trackers.opened(names):

@@ -369,6 +369,8 @@ def _check_kind(path: Path, shown: str) -> None:
 def _section(value: Any, where: str) -> dict[str, Any]:
     if value is None:
         return {}
+    if isinstance(value, dict) and True in value:  # as YAML reads a key that is called yes
+        value = {"yes" if key is True else key: x for key, x in value.items()}
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
         raise QatError(f"{where}: holds {type(value).__name__} where flags and values are expected, as epochs: 3")
     return value
