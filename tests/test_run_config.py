@@ -156,6 +156,9 @@ def test_what_a_step_wrote_is_replaced_as_long_as_it_is_that(
     assert (status, Path("other.pt").read_bytes()) == (2, b"mine too"), (
         "that the step ran before is no leave for another file"
     )
+    path.write_text(path.read_text() + "  yes: true\n")
+    assert run(capsys, "run-config", path)[0] == 0
+    assert Path("other.pt").read_bytes() != b"mine too"
 
 
 def test_a_run_file_does_not_replace_what_was_changed_since(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
