@@ -165,6 +165,5 @@ def print_decisions(record: Mapping[str, Any]) -> None:
         ]
         print_table(f"Chosen by the outputs' SQNR on {images}", columns, rows, "decisions")
     elif record["images"] < FEWEST:
-        print(
-            f"{record['images']} images are too few to choose settings by; of {FEWEST} and more some would be held back"
-        )
+        few = f"{counted(record['images'], 'image')} {'is' if record['images'] == 1 else 'are'}"
+        print(f"{few} too few to choose settings by; of {FEWEST} and more some would be held back")
