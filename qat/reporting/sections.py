@@ -277,9 +277,10 @@ def _said_of_weight(name: str, node: IntegerLinear, codes: Array) -> str:
     steps = (
         f"steps of {least:.3g}" if least == largest else f"steps of {least:.3g} to {largest:.3g}, one for each output"
     )
-    used = counted(len(np.unique(codes)), "code")
-    used += f" from {codes.min()} to {codes.max()}, {100 * (codes == 0).mean():.1f} % are 0"
-    return f"{name}: {counted(codes.size, 'weight')}, {used}; {steps}"
+    used = (
+        f"{len(np.unique(codes)):,} codes from {codes.min()} to {codes.max()}, {100 * (codes == 0).mean():.1f} % are 0"
+    )
+    return f"{name}: {codes.size:,} weights, {used}; {steps}"
 
 
 def speed(run: Facts) -> Section | None:
