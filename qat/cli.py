@@ -8,7 +8,6 @@ import importlib
 import itertools
 import os
 import re
-import shlex
 import signal
 import sys
 import threading
@@ -27,7 +26,7 @@ from qat.errors import QatError, QatWarning, one_line
 from qat.extras import how_to_install
 from qat.plugins import import_own
 from qat.reading import read_text, reading
-from qat.run_file import recorded
+from qat.run_file import command_line, recorded
 from qat.tables import folded
 from qat.training.devices import THREAD_VARIABLES, free_cores, use_threads
 from qat.training.workers import this_worker
@@ -300,7 +299,7 @@ def run_script(
         if this_worker().rank or sys.stdout is None:  # the first of several workers speaks for all
             sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (for as long as the process lives)
         args = parser.parse_args(arguments)
-        args.command_line = REPEATED.get() or shlex.join([*parser.prog.split(), *arguments])
+        args.command_line = REPEATED.get() or command_line(parser, arguments)
         args.chosen_threads = _choose_threads(args)
         output = LastingOutput(sys.stdout)
         plain = PlainOutput(output)

@@ -349,8 +349,9 @@ def print_table(
 ) -> None:
     """Give a table of results, printed below its title; all columns but the first are aligned to the right.
 
-    Nothing is cut off. Where the output is narrow, headings are broken at spaces, then texts, and what still does not fit
-    follows in a further table with the same first column.
+    No text is cut off. Where the output is narrow, columns in which no row says anything are left out, headings are broken at
+    spaces, then texts, spaces take the place of the lines between columns, and what still does not fit follows in a further
+    table with the same first column.
 
     Args:
         title: above the table.

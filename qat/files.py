@@ -243,6 +243,21 @@ def sha256_of(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+def absolute(path: str | Path) -> str:
+    """The one absolute spelling of a path: without . and .., unless a symbolic link gives .. another meaning.
+
+    Args:
+        path: of a file or folder, which need not be there; a link in it stays.
+
+    >>> from pathlib import Path
+    >>> from qat.files import absolute
+    >>> absolute("data/../data/") == absolute("./data") == absolute(Path("data").absolute())
+    True
+    """
+    found = os.path.abspath(path)
+    return found if os.path.realpath(found) == os.path.realpath(path) else str(Path(path).absolute())
+
+
 def _target(path: Path) -> Path:
     """The file that writing ``path`` replaces: where a symbolic link ends.
 

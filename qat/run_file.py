@@ -17,15 +17,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from qat.errors import QatError
-from qat.files import sha256_of, watched_writes, write_atomically
+from qat.files import absolute, sha256_of, watched_writes, write_atomically
 from qat.passes.quant_config import written_yaml
 from qat.registry import suffixed
 from qat.training.devices import threads_in_use
@@ -37,7 +39,15 @@ CHECKPOINT = ".ckpt"
 ALWAYS = ("seed", "backend", "device_target")  #: what bits depend on, written where it was not given, too
 #: Flags of how a command speaks, and of how far it had come; they change nothing of what it makes.
 OTHERS = ("help", "resume", "quiet", "json", "yes", "dry_run", "trust", "flagfile")
-NO_PATHS = ("network", "task", "loss", "backend", "imports")  #: values that are names, whatever files there are
+#: The flags whose values are paths, of all commands.
+PATHS = {"arduino", "autoq_config", "basedirectory", "bench", "best_checkpoint", "certificates"}
+PATHS |= {"checkpoint_dir", "ckpt_path", "class_names", "class_weights", "compare", "confusion", "csv_path"}
+PATHS |= {"data", "data_path", "file", "file_name", "flagfile", "float_ckpt", "image", "input_path"}
+PATHS |= {"last_checkpoint", "log_path", "model", "models", "out", "output_path", "picture_path", "quant_config"}
+PATHS |= {"reference", "report", "result_path", "rows", "samples", "save_model_name", "save_path", "teacher_ckpt"}
+PATHS |= {"test_path", "yaml"}
+OR_NAMES = ("data_path", "model")  #: of those, the ones whose values may be names, too
+NUMBERS = "class_weights"  #: the one whose values may be numbers
 LARGEST = 1 << 28  #: bytes of a folder whose contents are digested; of a larger one the names and sizes are
 
 Run = Callable[[argparse.Namespace], int | None]
@@ -65,6 +75,64 @@ def recorded(run: Run, parser: argparse.ArgumentParser) -> Run:
         return status
 
     return running
+
+
+def is_path(flag: str, value: str) -> bool:
+    """Whether the value of a flag is a path.
+
+    Args:
+        flag: its name, with or without dashes before it, and with - or _ between words.
+        value: what was given.
+
+    >>> from qat import run_file
+    >>> run_file.is_path("--save-path", "lenet.ckpt"), run_file.is_path("optimizer", "adam")
+    (True, False)
+    """
+    name = _name(flag)
+    return name in PATHS and bool(value) and not (name == NUMBERS and _is_number(value))
+
+
+def _name(flag: str) -> str:
+    return flag.lstrip("-").replace("-", "_")
+
+
+def _is_number(text: str) -> bool:
+    with contextlib.suppress(ValueError):
+        float(text)
+        return True
+    return False
+
+
+def command_line(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> str:
+    """The command as it was typed, but for the spelling of paths, so that one run has one line: a path in the working directory
+    is relative to it, any other one absolute.
+
+    Args:
+        parser: of the command.
+        arguments: what followed its name.
+
+    Returns:
+        A line for a shell.
+    """
+    words, flag = parser.prog.split(), ""
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        action = parser._option_string_actions.get(name)
+        if action is not None or argument.startswith("--"):
+            flag = max(action.option_strings, key=len) if action is not None else name
+            words.append(f"{name}={_spelt(flag, value)}" if equals else argument)
+        else:
+            words.append(_spelt(flag, argument))
+    return shlex.join(words)
+
+
+def _spelt(flag: str, value: str) -> str:
+    """The value of a flag, a path in its one spelling."""
+    if not is_path(flag, value) or (_name(flag) in OR_NAMES and not os.path.exists(value)):
+        return value
+    found = absolute(value)
+    inside = os.path.relpath(found)
+    return found if inside.split(os.sep)[0] == os.pardir else inside
 
 
 def beside(path: str | Path) -> Path:
@@ -128,7 +196,7 @@ def inputs_of(flags: Mapping[str, Any], outputs: Sequence[str | Path] = ()) -> d
         Digests by path as it was given.
     """
     own = {os.path.realpath(path) for path in outputs}
-    given = [str(x) for name, value in flags.items() if name not in NO_PATHS for x in _listed(value)]
+    given = [str(x) for name, value in flags.items() for x in _listed(value) if is_path(name, str(x))]
     return {
         text: digest(text)
         for text in dict.fromkeys(given)
@@ -194,8 +262,9 @@ def _write(
         """A path relative to this file: of what is there, or the beginning of what was written."""
         if isinstance(value, list):
             return [moved(name, each) for each in value]
-        is_path = isinstance(value, str) and value and name not in NO_PATHS and not value.isdecimal()
-        if is_path and (os.path.exists(value) or any(each.startswith(value) for each in begun if os.sep in value)):
+        if not isinstance(value, str) or not is_path(name, value):
+            return value
+        if os.path.exists(value) or any(each.startswith(value) for each in begun if os.sep in value):
             return _relative(value, made.parent)
         return value
 

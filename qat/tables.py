@@ -7,17 +7,49 @@ import textwrap
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:  # rich takes time, and who only lists a network's nodes needs none of it
     from rich.table import Table
 
+
+class _Form(NamedTuple):
+    """How columns are set apart.
+
+    Args:
+        each: columns of the terminal that every column of the table takes beside its texts.
+        more: that the table takes beside.
+    """
+
+    each: int
+    more: int
+
+    def borders(self, columns: int) -> int:
+        """What is no text."""
+        return self.each * columns + self.more
+
+
+FRAMED, OPEN, TIGHT = _Form(3, 1), _Form(2, -2), _Form(1, 1)  #: lines and spaces; two spaces; lines alone
 LEAST = 14  #: columns that a text in a table has at least, before the table is divided
 
 
 def count(value: int) -> str:
     """A whole number as "1,234"."""
     return f"{value:,}"
+
+
+def counted(number: int, thing: str) -> str:
+    """How many of something there are: "1 epoch", "2,000 epochs".
+
+    Args:
+        number: of them.
+        thing: one of them; an s makes several.
+
+    >>> from qat.tables import counted
+    >>> counted(1, "epoch"), counted(2000, "test sample")
+    ('1 epoch', '2,000 test samples')
+    """
+    return f"{number:,} {thing}{'s' * (number != 1)}"
 
 
 def percent(value: float) -> str:
@@ -102,26 +134,31 @@ def tables(columns: Sequence[Column], cells: Sequence[Sequence[str]], width: int
         Tables that show every character; of several each has the first column.
     """
     shown = [i for i, column in enumerate(columns) if column.form is not None]
-    headings, cells = [columns[i].heading for i in shown], [[row[i] for i in shown] for row in cells]
-    if _natural(headings, cells) <= width:
-        return [_table(headings, cells)]
+    headings, texts = _chosen(columns, cells, shown)
+    if _natural(headings, texts, FRAMED) <= width:
+        return [_table(headings, texts)]
+    shown = [i for i in shown if i == shown[0] or not cells or any(row[i] for row in cells)]  # what says something
+    headings, texts = _chosen(columns, cells, shown)
     headings = [heading.replace(" ", "\n") for heading in headings]
-    for padding in (1, 0):  # columns that touch are hard to read: rather a text on two lines
-        if _natural(headings, cells, padding) <= width:
-            return [_table(headings, cells, padding=padding)]
-        widths = _narrowed(headings, cells, width, None, padding)
-        if widths is not None:
-            return [_table(headings, cells, widths, padding=padding)]
-    widths = _narrowed(headings, cells, width, LEAST, 0)
-    if widths is not None:
-        return [_table(headings, cells, widths, padding=0)]
+    for form in (FRAMED, OPEN, TIGHT):  # columns that touch are hard to read: rather a text on two lines
+        for least in (None, *([] if form is FRAMED else [LEAST])):
+            widths = _narrowed(headings, texts, width, least, form)
+            if widths is not None:
+                return [_table(headings, texts, widths if widths != _widths(headings, texts) else None, form=form)]
     later = [place for place, i in enumerate(shown) if columns[i].later]
     return [
         table
         for part in ([i for i in range(len(shown)) if i not in later], [0, *later])
         if len(part) > 1 or len(shown) == 1
-        for table in _divided([headings[i] for i in part], [[row[i] for i in part] for row in cells], width)
+        for table in _divided([headings[i] for i in part], [[row[i] for i in part] for row in texts], width)
     ]
+
+
+def _chosen(
+    columns: Sequence[Column], cells: Sequence[Sequence[str]], shown: Sequence[int]
+) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of some columns."""
+    return [columns[i].heading for i in shown], [[row[i] for i in shown] for row in cells]
 
 
 def _widths(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> list[int]:
@@ -130,16 +167,12 @@ def _widths(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> list[int
     return [max(map(cell_len, texts)) for texts in lines]
 
 
-def _borders(columns: int, padding: int) -> int:
-    return (1 + 2 * padding) * columns + 1
-
-
-def _natural(headings: Sequence[str], cells: Sequence[Sequence[str]], padding: int = 1) -> int:
-    return sum(_widths(headings, cells)) + _borders(len(headings), padding)
+def _natural(headings: Sequence[str], cells: Sequence[Sequence[str]], form: _Form) -> int:
+    return sum(_widths(headings, cells)) + form.borders(len(headings))
 
 
 def _narrowed(
-    headings: Sequence[str], cells: Sequence[Sequence[str]], width: int, least: int | None, padding: int
+    headings: Sequence[str], cells: Sequence[Sequence[str]], width: int, least: int | None, form: _Form
 ) -> list[int] | None:
     """The columns' widths where texts are folded, at spaces alone where least is None; None where it does not suffice."""
     widths = _widths(headings, cells)
@@ -152,7 +185,7 @@ def _narrowed(
         words = [word for text in (heading, *texts) for word in text.split()] or [""]
         longest = max(map(cell_len, words))
         smallest.append(min(widths[i], max(LEAST, longest) if least is None else least))
-    excess = sum(widths) + _borders(len(widths), padding) - width
+    excess = sum(widths) + form.borders(len(widths)) - width
     while excess > 0:  # the widest of those that can be narrower gives way
         places = [i for i, (now, end) in enumerate(zip(widths, smallest, strict=True)) if now > end]
         if not places:
@@ -166,16 +199,16 @@ def _narrowed(
 def _divided(headings: Sequence[str], cells: Sequence[Sequence[str]], width: int) -> list[Table]:
     """Several tables with the first column each, and as many of the others as fit."""
     widths = _widths(headings, cells)
-    others = sum(widths[1:]) + _borders(len(widths), 0)
+    others = sum(widths[1:]) + TIGHT.borders(len(widths))
     if others + min(LEAST, widths[0]) <= width:  # all of it fits, where the first column is narrower
         widths[0] = min(widths[0], width - others)
     else:
         widths[0] = min(widths[0], max(LEAST, width // 3))
-    most = max(width - widths[0] - _borders(2, 0), 1)  # of one further column
+    most = max(width - widths[0] - TIGHT.borders(2), 1)  # of one further column
     widths[1:] = [min(x, most) for x in widths[1:]]
     found, chosen = [], [0]
     for i in range(1, len(widths)):
-        if len(chosen) > 1 and sum(widths[j] for j in (*chosen, i)) + _borders(len(chosen) + 1, 0) > width:
+        if len(chosen) > 1 and sum(widths[j] for j in (*chosen, i)) + TIGHT.borders(len(chosen) + 1) > width:
             found.append(chosen)
             chosen = [0]
         chosen.append(i)
@@ -185,7 +218,11 @@ def _divided(headings: Sequence[str], cells: Sequence[Sequence[str]], width: int
             [headings[i] for i in chosen],
             [[row[i] for i in chosen] for row in cells],
             [widths[i] for i in chosen],
-            padding=1 if sum(widths[i] for i in chosen) + _borders(len(chosen), 1) <= width else 0,
+            form=next(
+                x
+                for x in (FRAMED, OPEN, TIGHT)
+                if x is TIGHT or sum(widths[i] for i in chosen) + x.borders(len(chosen)) <= width
+            ),
         )
         for chosen in found
     ]
@@ -220,14 +257,21 @@ def _is_text(texts: Sequence[str]) -> bool:
 
 
 def _table(
-    headings: Sequence[str], cells: Sequence[Sequence[str]], widths: Sequence[int] | None = None, *, padding: int = 1
+    headings: Sequence[str],
+    cells: Sequence[Sequence[str]],
+    widths: Sequence[int] | None = None,
+    *,
+    form: _Form = FRAMED,
 ) -> Table:
     """A table; its texts are folded where widths are given."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.HEAVY_HEAD, padding=(0, padding))
+    if form is OPEN:
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
+    else:
+        table = Table(box=box.HEAVY_HEAD, padding=(0, 1 if form is FRAMED else 0))
     for index, heading in enumerate(headings):
         table.add_column(
             Text(heading),
@@ -239,5 +283,5 @@ def _table(
     for row in cells:
         table.add_row(*map(Text, row if widths is None else map(broken, row, widths)))
     if widths is None:
-        table.width = _natural(headings, cells, padding)  # whatever the console has
+        table.width = _natural(headings, cells, form)  # whatever the console has
     return table

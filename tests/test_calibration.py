@@ -28,7 +28,7 @@ from qat.analysis.ranges import BINS, CANDIDATES, ENTROPY_BINS, METHODS, Histogr
 from qat.cells.linear import LinearCell
 from qat.cli import main
 from qat.data import Split
-from qat.deploy.c_array import c_array, c_identifier
+from qat.deploy.c_array import c_array, c_identifier, is_c_array
 from qat.deploy.verify import export_verified
 from qat.integer.memory import activation_memory
 from qat.networks import LeNet5, MnistCnn, ResNet8
@@ -645,6 +645,15 @@ def test_train_and_quantize_writes_a_verified_file_and_its_c_array(
     source = (tmp_path / "digits_cnn.cc").read_text(encoding="ascii")
     assert bytes(int(byte, 16) for byte in re.findall(r"0x(..)", source)) == content
     assert Checkpoint.load(tmp_path / "digits_cnn.ckpt").graph.is_quantized
+    again = ["train-and-quantize", *arguments, "--images", "200", "--dry_run"]
+    assert main(again) == 0, "all four files are qat's own, and may be replaced"
+    for name in ("digits_cnn.h", "digits_cnn.cc"):
+        was = Path(name).read_text()
+        Path(name).write_text(f"{was}// mine, beside what qat wrote\n")
+        capsys.readouterr()
+        assert main(again) == 2
+        assert f"{name}: is there already, and is not what qat wrote" in capsys.readouterr().err
+        Path(name).write_text(was)
     for mistake, message in (
         (["--qat_epochs", "-1"], "--qat_epochs is -1"),
         (["--save-model-name", ""], "is a folder, or nothing"),
@@ -654,7 +663,8 @@ def test_train_and_quantize_writes_a_verified_file_and_its_c_array(
         assert message in capsys.readouterr().err
 
 
-def test_c_array_is_what_xxd_writes_and_a_compiler_reads() -> None:
+def test_c_array_is_what_xxd_writes_and_a_compiler_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     content = bytes(range(25))
     header, source = c_array(content, "net-1.tflite", "net-1.h")
     assert c_identifier("net-1.tflite") == "net_1_tflite"
@@ -670,6 +680,12 @@ def test_c_array_is_what_xxd_writes_and_a_compiler_reads() -> None:
         "  0x18};",
         "const unsigned int net_1_tflite_len = 25;",
     ]
+    for text in (header, source):
+        Path("net-1.h").write_text(text)
+        assert is_c_array(Path("net-1.h"), "net-1.tflite", "net-1.h")
+        assert not is_c_array(Path("net-1.h"), "net-2.tflite", "net-1.h")
+        Path("net-1.h").write_text(text.replace("extern", "static").replace("0x17", "0x16", 1).replace("= 25", "= 24"))
+        assert not is_c_array(Path("net-1.h"), "net-1.tflite", "net-1.h")
     with pytest.raises(qat.QatError, match="is empty"):
         c_array(b"", "net.tflite", "net.h")
 

@@ -299,7 +299,7 @@ def test_help_lists_the_commands_and_imports_nothing_slow() -> None:
         (["train", "--data_path", ""], "--data_path is empty"),
         (["export", "--ckpt_path", "x.ckpt", "--file_name", ""], "is a folder, or nothing"),
         (["export", "--ckpt_path", "x.ckpt", "--file_name", "x.tflite"], "ends as another format's file"),
-        (["train", "--data_path", "digits", "--batch_size", "5000"], "larger than the 1437 training images"),
+        (["train", "--data_path", "digits", "--batch_size", "5000"], "larger than the 1,437 training images"),
         (["eval", "--data_path", "digits", "--ckpt_path", "none.ckpt"], "cannot be read (No such file or directory)"),
         (
             ["train-quant", "--data_path", "digits", "--ckpt_path", "x", "--symmetric", "maybe"],

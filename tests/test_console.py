@@ -13,7 +13,8 @@ import pytest
 from rich.console import Console
 
 from qat.console import print_table
-from qat.tables import Column, broken, tables
+from qat.deploy.certificate import Certificate, Comparison
+from qat.tables import Column, broken, counted, tables
 from qat.training.checkpoint import Checkpoint
 
 ROWS = [("[/red] pip install 'qat-engine[keras]'", "123,456,789"), ("conv", "26,657,280")]
@@ -84,6 +85,30 @@ def test_columns_keep_their_padding_where_a_text_can_take_two_lines() -> None:
     assert "ONNX Runtime 1.31.1" in text, "broken at a space"
 
 
+def test_many_columns_are_set_apart_by_spaces_and_those_that_say_nothing_are_left_out() -> None:
+    """The table of ``diagnose``, at 80 columns: lines alone between columns would make one string of digits of a row."""
+    columns = [
+        "layer",
+        "bits",
+        "blame %",
+        "SQNR dB",
+        "own dB",
+        "before dB",
+        "cosine",
+        "clip %",
+        "codes %",
+        "far",
+        "dead",
+    ]
+    row = ["depthwise_conv2d_2", "8/8", "10.4", "27.8", "35.2", "28.4", "0.9992", "0.0", "97"]
+    text = shown(columns, [[*row, "", ""], ["dense", *row[1:], "", ""]], 80)
+    assert not set("│┃") & set(text)
+    assert all(len(re.split(" {2,}", line.strip())) == len(row) for line in text.splitlines()[-2:])
+    assert "dead" not in text
+    assert "far" in shown(columns, [[*row, "3", ""]], 90), "it says something"
+    assert "dead" in shown(columns, [[*row, "", ""]], 200), "nothing has to be left out"
+
+
 def test_words_stand_at_the_left_and_numbers_at_the_right() -> None:
     text = shown(
         ["layer", "cell", "kind", "output"], [["a", "Dense", "1-D net", "6 x 28"], ["b", "Conv2d", "", "400"]], 72
@@ -103,3 +128,16 @@ def test_words_stand_at_the_left_and_numbers_at_the_right() -> None:
 )
 def test_a_number_in_a_text_is_not_split(text: str, width: int, lines: list[str]) -> None:
     assert broken(text, width).split("\n") == lines
+
+
+def test_one_is_no_plural() -> None:
+    assert [counted(n, "test sample") for n in (0, 1, 2, 1000)] == [
+        "0 test samples",
+        "1 test sample",
+        "2 test samples",
+        "1,000 test samples",
+    ]
+    found = Comparison("NumPy", codes=1, differ=1, largest=2, metrics={}, divergence=None)
+    certificate = Certificate("net.onnx", "Net", "data", 1, {}, (found,), ((0, 1), (1, 0)))
+    assert repr(certificate).endswith("net.onnx, 1 sample, 1 code compared, 1 differs")
+    assert "1 code compared in NumPy, 1 differs (by at most 2)" in str(certificate)

@@ -177,7 +177,7 @@ def test_a_later_stage_begins_at_the_end_of_the_one_before(
     assert main(["train-yournet", *COMMON, *folder, "--epoch-end", "1"]) == 0
     wrong = ["--epoch-start", "2", "--epoch-end", "3", "--last-checkpoint", str(tmp_path / "epoch-0.ckpt")]
     assert main(["train-yournet", *COMMON, *folder, *wrong]) == 2
-    assert "has 1 epochs of its part" in capsys.readouterr().err
+    assert "has 1 epoch of its part" in capsys.readouterr().err
     assert not (tmp_path / "epoch-2.ckpt").exists()
 
 

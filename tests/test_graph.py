@@ -50,7 +50,7 @@ def test_an_input_that_comes_later_is_refused():
 
 def test_a_node_with_too_many_or_too_few_inputs_is_refused():
     for inputs in [(), ("input", "input")]:
-        with pytest.raises(qat.QatError, match=rf"^f: a Flatten takes 1 inputs but gets {len(inputs)}$"):
+        with pytest.raises(qat.QatError, match=rf"^f: a Flatten takes 1 input but gets {len(inputs)}$"):
             qat.Graph((INPUT, qat.Node("f", qat.Flatten(), inputs, "f")), ("f",))
 
 

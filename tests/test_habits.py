@@ -229,5 +229,5 @@ def test_a_warm_up_that_never_ends_is_refused() -> None:
     start = qat.Checkpoint(graph, graph.initial_params())
     with pytest.raises(QatError, match="warmup is -1"):
         Recipe(warmup=-1)
-    with pytest.raises(QatError, match="the rate rises for 22 steps, but 1 epochs have 22 steps"):
+    with pytest.raises(QatError, match="the rate rises for 22 steps, but 1 epoch has 22 steps"):
         train(TORCH, start, load("digits"), Recipe(epochs=1, warmup=22))

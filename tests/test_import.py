@@ -108,7 +108,7 @@ def test_one_mean_for_all_channels_only_where_it_is_a_code() -> None:
 def test_inputs_that_do_not_fit() -> None:
     with pytest.raises(qat.QatError, match=r"input x takes samples of shape \(3, 8, 8\), but .* \(8, 8, 3\); give"):
         entered(begins_with(), qat.Input((8, 8, 3)))
-    with pytest.raises(qat.QatError, match=r"has 1 inputs \(x\), but 2 are described"):
+    with pytest.raises(qat.QatError, match=r"has 1 input \(x\), but 2 are described"):
         entered(begins_with(), [qat.Input((3, 8, 8))] * 2)
 
 

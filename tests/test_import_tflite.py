@@ -510,7 +510,7 @@ def test_int8_weights_of_float_layers_are_real_numbers(scale: Any, tmp_path: Pat
     real = codes.astype(np.float32) * np.reshape(np.asarray(scale, np.float32), (-1, 1, 1, 1))
     assert np.array_equal(found.params["v0.weight"], real.transpose(0, 3, 1, 2))
     assert found.sources == {}, "none of the file's arrays is one of these"
-    assert "int8 weights in 1 layers (dynamic range quantization)" in found.notes[0]
+    assert "int8 weights in 1 layer (dynamic range quantization)" in found.notes[0]
     assert found.difference is not None
     assert found.difference.relative < ROUNDING
 

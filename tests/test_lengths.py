@@ -53,7 +53,7 @@ def test_the_length_of_a_training_leaves_out_what_is_held_back() -> None:
     plan = Recipe(epochs=1, validation=200)
     held = dataset.held_back(200, plan.seed)
     assert span_of(dataset, plan) == Span(len(held.train) // 64, 1)
-    with pytest.raises(QatError, match="batch_size 5000 is larger than the 1437 training images"):
+    with pytest.raises(QatError, match="batch_size 5000 is larger than the 1,437 training images"):
         span_of(dataset, Recipe(batch_size=5000))
     with pytest.raises(QatError, match="2000 images cannot be held back"):
         span_of(dataset, Recipe(validation=2000))
@@ -104,7 +104,7 @@ def test_lengths_in_a_file_of_settings(trained: Path, tmp_path: Path, capsys: py
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--quant_delay", "22"], "sets in after 22 steps, but the training has 22 steps, 1 epochs of 22"),
+        (["--quant_delay", "22"], "sets in after 22 steps, but the training has 22 steps, 1 epoch of 22"),
         (["--quant_delay", "100%"], "quantization sets in after 22 steps"),
         (["--quant_delay", "soon"], "argument --quant_delay: 'soon' is no length; give steps as 900"),
         (["--sparsity", "0.5", "--sparsity_begin", "1ep"], "--sparsity_begin 1ep: that is 22 steps, but"),

@@ -136,11 +136,11 @@ def test_what_the_lines_say(things: dict[str, Any]) -> None:
         "Recipe(epochs=3, augment=('crop', 'flip'), oscillations=Oscillations(freeze=0.01, freeze_from=None, dampen=0.0, "
         "momentum=0.01))"
     )
-    assert repr(things["imported"]) == "Imported: Graph of LeNet5, float, 9 nodes, input 1 x 32 x 32, 1 notes"
+    assert repr(things["imported"]) == "Imported: Graph of LeNet5, float, 9 nodes, input 1 x 32 x 32, 1 note"
     assert "what a user should know" in str(things["imported"])
     cells = read(things["dataset"]._repr_html_()).cells
     assert cells[5:10] == ["training", "24", "1 x 32 x 32", "uint8", ""]
-    assert "1 epochs, 3 steps" in read(things["trained"]._repr_html_()).cells
+    assert "1 epoch, 3 steps" in read(things["trained"]._repr_html_()).cells
 
 
 def test_a_certificate_is_a_line_its_summary_and_a_table(certificate: Certificate) -> None:

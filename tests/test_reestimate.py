@@ -188,7 +188,7 @@ def test_resuming_repeats_and_does_not_go_further(tmp_path: Path) -> None:
 
 def test_what_cannot_be_estimated_is_refused() -> None:
     begin = trained()
-    with pytest.raises(qat.QatError, match="over 1 of 1 images: two are the fewest"):
+    with pytest.raises(qat.QatError, match="over 1 of 1 image: two are the fewest"):
         qat.reestimate_batch_norm(begin, images(1))
     with pytest.raises(qat.QatError, match="over 99 of 50 images"):
         qat.train(

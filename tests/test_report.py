@@ -596,4 +596,7 @@ def test_the_study_and_a_report_have_one_style(compared: Path) -> None:
     assert style is not None
     assert style[0] in compared.read_text()
     assert "overflow-wrap:anywhere" in style[0]
+    rule = re.search(r"\.legend i\.rule\.limit[^{]*{([^}]*)}", style[0])
+    assert rule is not None
+    assert "repeating-linear-gradient" in rule[1], "a border of that length is drawn without gaps"
     assert len(set(re.findall(r'<section id="([^"]+)"', page))) == 3

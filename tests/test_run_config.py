@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from command import run
 
 from qat import run_file
-from qat.cli import REPEATED
+from qat.cli import REPEATED, command_parser
+from qat.commands import COMMANDS
+from qat.files import absolute
+from qat.networks import LeNet5
 from qat.scripts.common import steps
 from qat.training.checkpoint import Checkpoint
 
@@ -115,13 +119,59 @@ def test_what_was_typed_is_repeated_with_the_same_bits_and_what_was_edited_says_
 def test_a_changed_result_or_setting_is_made_again_and_what_follows_only_where_it_must(
     done: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (done / "out/lenet.c").write_text("changed")
+    (done / "out/lenet.c").unlink()
     status, out, _ = run(capsys, "run-config", done / "run.yaml")
     assert (status, out.count("done before")) == (0, 3)
     changed = write(done, **SHORT | {"calibrate": {**SHORT["calibrate"], "images": 30}})  # type: ignore[dict-item]
     status, out, _ = run(capsys, "run-config", changed)
     assert (status, out.count("done before")) == (0, 1)
     write(done, **SHORT)
+
+
+def test_what_a_step_wrote_is_replaced_as_long_as_it_is_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing in parameters for PyTorch says that qat wrote them: their digest does."""
+    monkeypatch.chdir(tmp_path)
+    graph = LeNet5().graph()
+    Checkpoint(graph, graph.initial_params(0)).save("net.ckpt")
+    step = {"ckpt_path": "net.ckpt", "backend": "torch", "file": "net.pt"}
+    path = write(tmp_path, **{"export-params": step})
+    assert run(capsys, "run-config", path)[0] == 0
+    was = Path("net.pt").read_bytes()
+    assert run(capsys, "run-config", path, "--again")[0] == 0, "without a question"
+    again = Path("net.pt").read_bytes()
+    Path("net.pt").write_bytes(b"mine, of another program")
+    for _ in range(2):
+        status, _, err = run(capsys, "run-config", path)
+        assert (status, err.count("\n")) == (2, 1)
+        assert "net.pt: is there already, and would be lost; give --yes" in err
+        assert Path("net.pt").read_bytes() == b"mine, of another program"
+    Path("net.pt").write_bytes(again)
+    assert run(capsys, "run-config", path)[0] == 0, "it is again what was written, whatever was refused in between"
+    assert len(was) == len(again)
+    Path("other.pt").write_bytes(b"mine too")
+    write(tmp_path, **{"export-params": step | {"file": "other.pt"}})
+    status, _, err = run(capsys, "run-config", path)
+    assert (status, Path("other.pt").read_bytes()) == (2, b"mine too"), (
+        "that the step ran before is no leave for another file"
+    )
+    path.write_text(path.read_text() + "  yes: true\n")
+    assert run(capsys, "run-config", path)[0] == 0
+    assert Path("other.pt").read_bytes() != b"mine too"
+
+
+def test_a_run_file_does_not_replace_what_was_changed_since(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = done / "out" / "lenet.c"
+    was = path.read_bytes()
+    path.write_bytes(was + b"/* tuned by hand with qat */\n")
+    try:
+        status, _, err = run(capsys, "run-config", run_file.beside(path))
+        assert (status, err.count("\n")) == (2, 1)
+        assert "lenet.c: is there already, and is not what qat wrote" in err
+        assert path.read_bytes() != was
+    finally:
+        path.write_bytes(was)
 
 
 def test_a_run_that_was_interrupted_goes_on_where_it_was(
@@ -147,6 +197,102 @@ def test_a_run_that_was_interrupted_goes_on_where_it_was(
     found = run_file.digest(tmp_path / "a.ckpt")
     assert run(capsys, "run-config", path, "--again")[0] == 0
     assert run_file.digest(tmp_path / "a.ckpt") == found  # as if it had never stopped
+
+
+#: Flags that take a text which is no path.
+NAMES = {
+    "activation_quantizer",
+    "cflags",
+    "command",
+    "cores",
+    "drop_blocks",
+    "extra",
+    "home",
+    "import",
+    "log_to",
+    "loss",
+}
+NAMES |= {"name", "name_of_experiment", "names", "network", "outputs", "page", "prefix", "ray", "rename"}
+NAMES |= {"sparsity_layers", "task", "weight_quantizer"}
+
+
+def test_of_every_flag_it_is_known_whether_it_takes_a_path() -> None:
+    taken = set()
+    for command in COMMANDS:
+        actions = command_parser(command)._actions
+        taken |= {
+            steps._flag(x).replace("-", "_") for x in actions if x.nargs != 0 and x.type is None and not x.choices
+        }
+    assert taken - NAMES == run_file.PATHS
+    assert {*steps.INPUTS, *steps.OUTPUTS} <= run_file.PATHS
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What trains in a moment, in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    images, labels = np.random.default_rng(0).integers(0, 256, (64, 1, 32, 32), np.uint8), np.arange(64) % 10
+    Path("data").mkdir()
+    np.savez("data/digits.npz", x_train=images, y_train=labels, x_test=images[:16], y_test=labels[:16])
+    return ["train", "--network", "mlp", "--epochs", "1", "--threads", "1"]
+
+
+def test_the_value_of_a_flag_that_is_no_path_stays_whatever_files_there_are(
+    small: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("adam", "mlp", "cosine", "1"):
+        Path(name).write_text("a file of that name")
+    more = [
+        "--optimizer",
+        "adam",
+        "--lr_schedule",
+        "cosine",
+        "--data_path",
+        "data/digits.npz",
+        "--save_path",
+        "out/a.ckpt",
+    ]
+    assert run(capsys, *small, *more)[0] == 0
+    path = run_file.beside("out/a.ckpt")
+    found = yaml.safe_load(path.read_text())
+    flags = found["train"]
+    assert (flags["optimizer"], flags["network"], flags["lr_schedule"]) == ("adam", "mlp", "cosine")
+    assert (flags["data_path"], flags["save_path"]) == ("../data/digits.npz", "a.ckpt")
+    assert [*found["run"]["inputs"]] == ["../data/digits.npz"]
+    status, out, err = run(capsys, "run-config", path)
+    assert (status, "the same bits as before" in out) == (0, True), err
+
+
+def test_one_run_has_the_same_bits_however_its_paths_are_spelt(
+    small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("link").symlink_to("data")
+    calibrate = ["calibrate", "--images", "20", "--method", "minmax", "--threads", "1"]
+    found, ends = [], "--data_path=data/digits.npz --save-path out/a.ckpt"
+    for data, saved in (
+        ("data/digits.npz", "out/a.ckpt"),
+        ("./data//digits.npz", "out/../out/a.ckpt"),
+        (tmp_path / "data" / ".." / "data" / "digits.npz", tmp_path / "out" / "a.ckpt"),
+    ):
+        assert run(capsys, *small, f"--data_path={data}", "--save-path", saved)[0] == 0
+        assert Checkpoint.load("out/a.ckpt").history[0]["command"].endswith(ends)
+        assert run(capsys, *calibrate, "--data_path", data, "--ckpt_path", saved, "--save_path", "q.ckpt")[0] == 0
+        found.append((run_file.digest("out/a.ckpt"), run_file.digest("q.ckpt")))
+    assert len({*found}) == 1, found
+    assert run(capsys, *small, "--data_path=link/digits.npz", "--save-path", "out/a.ckpt")[0] == 0
+    assert run_file.digest("out/a.ckpt") != found[0][0], "another path, which may lead elsewhere tomorrow"
+
+
+def test_a_path_that_leads_through_a_link_keeps_its_meaning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above the folder that a link leads to there are other files than beside the link."""
+    (tmp_path / "far" / "deep").mkdir(parents=True)
+    (tmp_path / "far" / "x.npz").write_bytes(b"x")
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "deep")
+    monkeypatch.chdir(tmp_path)
+    assert absolute("link/../x.npz") == f"{tmp_path}/link/../x.npz"
+    assert absolute("far/deep/../x.npz") == f"{tmp_path}/far/x.npz"
+    line = run_file.command_line(command_parser("train"), ["--data_path", "digits", "--class_weights", "1", "./w.txt"])
+    assert line == "qat train --data_path digits --class_weights 1 w.txt"
 
 
 def test_a_note_says_where_an_input_is_not_what_it_was(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -224,6 +370,26 @@ def test_what_is_wrong_is_said_before_the_first_step(
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert message in err
     assert [each.name for each in tmp_path.iterdir()] == ["run.yaml"]
+
+
+def test_a_file_that_is_no_list_of_steps_is_one_line(
+    done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("lenet.c", "lenet.ckpt"):
+        (tmp_path / name).write_bytes((done / "out" / name).read_bytes())
+    run_file.beside("lenet.c").write_text("train:\n")
+    (tmp_path / "x.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR")
+    (tmp_path / "x.yaml").write_bytes(b"train:\0")
+    for name, message in (
+        ("lenet.c", "is an exported file, not a list of steps; give lenet.c.run.yaml, which repeats what made it"),
+        ("lenet.ckpt", "is a checkpoint, not a list of steps; give the YAML file of a run"),
+        ("x.png", "is a picture, not a list of steps; give the YAML file of a run"),
+        ("x.yaml", "is no text, not a list of steps; give the YAML file of a run"),
+    ):
+        assert run(capsys, "run-config", name) == (2, "", f"qat run-config: error: {name}: {message}\n")
+    (tmp_path / "flow.yaml").write_text("common: {data_path: digits}\ntrain: {epochs: 0}\n")  # { as a checkpoint
+    assert "a checkpoint" not in run(capsys, "run-config", "flow.yaml")[2]
 
 
 def test_every_flag_whose_value_is_passed_on_is_there() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -212,6 +214,15 @@ def test_classes_of_a_classification(
     assert (status, err) == (0, "")
     assert "Confusion matrix" in out
     assert out.rstrip().endswith("wrote c.csv")
+    names = ("nil", "low", "middle", "high")
+    replace(a, class_names=names).save("named.ckpt")  # the data name no classes, and this checkpoint does
+    replace(a, class_names=names[:2]).save("few.ckpt")
+    for checkpoint, expected in (("named.ckpt", names), ("few.ckpt", tuple("0123"))):
+        arguments = ["--ckpt_path", checkpoint, *BASE, "--confusion", "c.csv", "--per_class", "--json"]
+        status, out, _ = run(capsys, "eval", "--data_path", path, *arguments)
+        found = json.loads(out)
+        assert tuple(found["confusion"]["classes"]) == expected
+        assert tuple(row["class"] for row in found["per_class"]) == expected
     for weights, message in (
         ([1, 2], "there are 2 for 4 classes"),
         ([1, "x"], "'x' is no number"),

@@ -196,7 +196,7 @@ def test_a_call_after_a_construct_that_failed_is_outside_again():
 @pytest.mark.parametrize("count", [0, 2, 3])
 def test_a_wrong_number_of_inputs_is_refused_with_the_cell_and_both_numbers(cell, count):
     kind = type(cell).__name__
-    refused(lambda self, x: self.cell(*[x] * count), rf"^cell: a {kind} takes 1 inputs but gets {count}$", cell=cell)
+    refused(lambda self, x: self.cell(*[x] * count), rf"^cell: a {kind} takes 1 input but gets {count}$", cell=cell)
 
 
 def test_an_input_cell_called_on_a_tensor_is_refused():

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -158,6 +159,40 @@ def test_another_package_adds_a_tracker(own: Any, monkeypatch: pytest.MonkeyPatc
     assert [each.closed for each in found] == [1, 1]
 
 
+def test_a_tracker_that_can_tell_is_told_that_a_training_failed(own: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And those that cannot are closed; none hides the error."""
+    ended = []
+    service = SimpleNamespace(
+        active_run=lambda: None,
+        start_run=lambda: SimpleNamespace(info=SimpleNamespace(run_id="1")),
+        end_run=lambda status="FINISHED": ended.append(status),
+        init=lambda project: SimpleNamespace(finish=lambda exit_code=0: ended.append(exit_code)),
+    )
+    for name in ("mlflow", "wandb"):
+        monkeypatch.setitem(sys.modules, name, service)
+    names = ["mlflow", "wandb", "own_tracker:Own"]
+    for error in (QatError("the loss is NaN"), KeyboardInterrupt()):
+        with pytest.raises(type(error)), trackers.opened(names):
+            raise error
+        assert (ended, own.made[-1].closed) == ([1, "FAILED"], 1)
+        ended.clear()
+    with monkeypatch.context() as patched:
+        patched.setattr(own.Own, "close", lambda self: 1 / 0)
+        with pytest.raises(QatError, match="the loss is NaN"), trackers.opened(names):
+            raise QatError("the loss is NaN")
+    ended.clear()
+    with trackers.opened(names):
+        pass
+    assert (ended, own.made[-1].closed) == ([0, "FINISHED"], 1)
+
+
+def test_a_command_that_fails_tells_its_trackers(own: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--data_path", "digits", "--epochs", 1, "--network", "mlp", "--lr", "1e30", "--save_path", "net.ckpt"]
+    own.Own.fail = lambda self: setattr(self, "closed", "failed")
+    status, _, err = run(capsys, "train", *flags, "--log_to", "own_tracker:Own")
+    assert (status, own.made[-1].closed) == (1, "failed"), err
+
+
 def test_tensorflow_reads_the_settings(tmp_path: Path) -> None:
     tf = pytest.importorskip("tensorflow")
     tracker = trackers.TensorBoard(tmp_path)
@@ -196,6 +231,10 @@ def test_mlflow_keeps_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
             (6, 0.25),
         ]
         assert (found.data.params["network"], found.data.params["augment"]) == ("Linear", "('shift',)")
+        with pytest.raises(ZeroDivisionError), trackers.opened(["mlflow:failed"]):
+            raise ZeroDivisionError
+        (failed,) = client.search_runs([client.get_experiment_by_name("failed").experiment_id])
+        assert failed.info.status == "FAILED"
         with mlflow.start_run() as active:
             logged("mlflow:digits")
             assert mlflow.active_run() is not None, "a run that was active before stays so"

@@ -133,8 +133,8 @@ def test_the_flag_file_holds_the_documents_settings(tmp_path: Path, capsys: pyte
         (["--folds", "1"], "--folds is 1; use 2 or more"),
         (["--validation_share", "1.5"], r"--validation_share is 1\.5"),
         (["--epochs", "0"], "epochs is 0"),
-        (["--folds", "100000"], "digits: 100000 folds of 141 images of its rarest label; use a number from 2 to 141"),
-        (["--train_images", "12"], "digits: 10 folds of 1 images of its rarest label; use more images"),
+        (["--folds", "100000"], "digits: 100,000 folds of 141 images of its rarest label; use a number from 2 to 141"),
+        (["--train_images", "12"], "digits: 10 folds of 1 image of its rarest label; use more images"),
         (["--train_images", "-1"], "--train_images is -1"),
         (["--quantize", "--widths", "40"], "--widths 40: use different numbers of bits from 1 .* to 16"),
         (["--quantize", "--widths", "0"], "--widths 0: use"),
@@ -274,7 +274,7 @@ def test_a_report_opens_without_a_network(models: Path, tmp_path: Path) -> None:
     ("given", "message"),
     [
         (["-m", "{models}/quant_7bit"], "there is no result of such a training; there are full, "),
-        (["-m", "{models}/full", "--names", "a;b"], "--names: 2 names for 1 models"),
+        (["-m", "{models}/full", "--names", "a;b"], "--names: 2 names for 1 model"),
         (["-m", ";"], "there is no model"),
     ],
 )

@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from command import run
 
@@ -182,7 +183,7 @@ def test_a_file_of_the_user_s_is_replaced_with_yes_alone(
         for more in ([], ["--dry_run"]):
             status, _, err = run(capsys, *arguments, *more)
             assert (status, err.count("\n")) == (2, 1)
-            assert f"{name}: is there already, and qat did not write it, and would be lost; give --yes" in err
+            assert f"{name}: is there already, and is not what qat wrote, and would be lost; give --yes" in err
             assert Path(name).read_bytes() == content
         assert run(capsys, *arguments, "--yes")[0] == 0
         assert Path(name).read_bytes() != content
@@ -192,6 +193,73 @@ def test_a_file_of_the_user_s_is_replaced_with_yes_alone(
     status, _, err = run(capsys, *params)
     assert (status, "mine.pt: is there already, and would be lost; give --yes" in err) == (2, True)
     assert run(capsys, *params, "--yes")[0] == 0
+
+
+def onnx_of_others(path: Path) -> None:
+    """A model of somebody who has the word in it."""
+    names = [onnx.helper.make_tensor_value_info(x, onnx.TensorProto.FLOAT, [1, 4]) for x in ("x", "y")]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "my_qat_net", names[:1], names[1:])
+    onnx.save(onnx.helper.make_model(graph, producer_name="qat-converter"), path)
+
+
+def test_the_word_qat_in_a_file_does_not_make_it_one_of_qat_s(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    onnx_of_others(Path("net.onnx"))
+    Path("lenet.h").write_text("/* The interface of my qat net. */\n")
+    Path("deep.c").write_text("/* my notes on qat */\n")
+    Path("weights.bin").write_bytes(b"mine")
+    Path("lib").mkdir()
+    Path("lib/library.properties").write_text("name=mine\nsentence=what qat export makes\n")
+    before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+    quant, in_c = ["export", "--no_verify", "--ckpt_path", made / "quant.ckpt"], ["--file_format", "C", "--file_name"]
+    for arguments, named in (
+        ([*quant, "--file_name", "net.onnx"], "net.onnx"),
+        (["export", "--float", "--ckpt_path", made / "net.ckpt", "--file_name", "net.onnx"], "net.onnx"),
+        ([*quant, *in_c, "lenet"], "lenet.h"),
+        ([*quant, *in_c, "deep"], "deep.c"),
+        ([*quant, *in_c, "weights", "--weights_file"], "weights.bin"),
+        ([*quant, *in_c, "new", "--arduino", "lib"], "lib/library.properties"),
+        (["zoo", "fetch", "mnist_cnn", "--out", "lenet.c"], "lenet.h"),
+    ):
+        status, _, err = run(capsys, *arguments)
+        assert (status, err.count("\n")) == (2, 1), err
+        assert f"{named}: is there already, and is not what qat wrote" in err
+        assert {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()} == before
+
+
+def test_what_qat_wrote_is_replaced_without_a_question_until_it_is_changed(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    quant, in_c = ["export", "--no_verify", "--ckpt_path", made / "quant.ckpt"], ["--file_format", "C", "--file_name"]
+    floats = ["export", "--float", "--ckpt_path", made / "net.ckpt", "--file_name"]
+    whole = [*quant, *in_c, "a", "--arduino", "lib"]
+    for arguments in (whole, [*quant, *in_c, "b", "--weights_file"], [*floats, "f.onnx"]):
+        for _ in range(2):
+            assert run(capsys, *arguments)[0] == 0
+    Path("a.c").unlink()
+    assert run(capsys, *whole)[0] == 0, "its header says that qat wrote it"
+    sketch = Path("lib/examples/a/a.ino")
+    sketch.write_text(sketch.read_text().replace("delay(1000)", "delay(10)"))
+    status, _, err = run(capsys, *whole)
+    assert (status, f"{sketch}: is there already, and is not what qat wrote" in err) == (2, True)
+    assert "delay(10)" in sketch.read_text()
+
+
+def test_export_refuses_data_that_are_not_there_though_it_reads_none(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for more in (["--no_verify", "--ckpt_path", made / "quant.ckpt"], ["--float", "--ckpt_path", made / "net.ckpt"]):
+        command = ["export", *more, "--file_name", "net", "--data_path"]
+        status, out, err = run(capsys, *command, "nowhere")
+        assert (status, out, err.count("\n"), [*tmp_path.iterdir()]) == (2, "", 1, [])
+        assert "nowhere: there is nothing here" in err
+        assert run(capsys, *command, "digits")[0] == 0
+        for path in tmp_path.iterdir():
+            path.unlink()
 
 
 @pytest.mark.parametrize("shell", SHELLS)

@@ -14,6 +14,7 @@ from qat.data.loader import TrainingBatches
 from qat.data.preparation import PLAIN, Preparation, prepared
 from qat.data.rows import Samples, chosen_of, in_memory
 from qat.errors import QatError
+from qat.tables import counted
 from qat.vocabulary.arrays import Arrays, as_arrays, as_tuple
 from qat.vocabulary.listing import Listed, Listing, Row, dimensions
 from qat.vocabulary.ops import Array
@@ -89,7 +90,7 @@ class Split(Listed):
 
     def __repr__(self) -> str:
         shapes = " and ".join(dimensions(x.shape[1:]) for x in as_tuple(self.images))
-        return f"Split of {len(self):,} samples of {shapes}"
+        return f"Split of {counted(len(self), 'sample')} of {shapes}"
 
     @property
     def _listing(self) -> Listing:
@@ -196,7 +197,7 @@ class Dataset(Listed):
     def __repr__(self) -> str:
         shapes = " and ".join(dimensions(x.shape[1:]) for x in as_tuple(self.train.images))
         classes = f", {len(self.class_names):,} classes" if self.class_names else ""
-        return f"Dataset {self.name}, {len(self.train):,} + {len(self.test):,} samples of {shapes}{classes}"
+        return f"Dataset {self.name}, {len(self.train):,} + {counted(len(self.test), 'sample')} of {shapes}{classes}"
 
     @property
     def _listing(self) -> Listing:
@@ -233,7 +234,9 @@ class Dataset(Listed):
                     "them; give more groups, or a test part of its own"
                 )
         train, test = self.train.chosen(np.flatnonzero(~held)), self.train.chosen(np.flatnonzero(held))
-        return replace(self, name=f"{self.name}, {len(test):,} training images held back", train=train, test=test)
+        return replace(
+            self, name=f"{self.name}, {counted(len(test), 'training image')} held back", train=train, test=test
+        )
 
     def resized(self, shape: Shape, preparation: Preparation | None = None) -> Dataset:
         """The same samples in the shape that a network takes.

@@ -11,6 +11,7 @@ import numpy as np
 from qat.data.dataset import Dataset
 from qat.errors import QatError
 from qat.extras import how_to_install
+from qat.tables import counted
 from qat.vocabulary.ops import Array
 
 
@@ -68,14 +69,16 @@ def cross_validation(dataset: Dataset, count: int = 10, seed: int = 0) -> Folds:
             f"cross-validation needs scikit-learn, which is not installed: {how_to_install('study')}"
         ) from None
     labels, groups = dataset.train.classes, dataset.train.groups
-    available, what = len(dataset.train), "samples"
+    available, what = len(dataset.train), "sample"
     if labels is not None:
-        available, what = int(np.bincount(labels)[np.unique(labels)].min()), "images of its rarest label"
+        available, what = int(np.bincount(labels)[np.unique(labels)].min()), "image of its rarest label"
     if groups is not None and len(np.unique(groups)) < available:
-        available, what = len(np.unique(groups)), "groups of images"
+        available, what = len(np.unique(groups)), "group of images"
     if not 2 <= count <= available:
+        thing, _, more = what.partition(" of ")
+        of = counted(available, thing) + (more and f" of {more}")
         use = f"a number from 2 to {available}" if available >= 2 else "more images"
-        raise QatError(f"{dataset.source}: {count} folds of {available} {what}; use {use}")
+        raise QatError(f"{dataset.source}: {counted(count, 'fold')} of {of}; use {use}")
     rows = np.zeros(len(dataset.train))
     if labels is None and groups is not None:
         parts = GroupKFold(count).split(rows, None, groups)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from qat.errors import QatError
 from qat.names import check_included
@@ -51,3 +52,16 @@ def c_array(content: bytes, file_name: str, header_name: str) -> tuple[str, str]
         f"const unsigned int {name}_len = {len(content)};\n"
     )
     return header, source
+
+
+def is_c_array(path: Path, file_name: str, header_name: str) -> bool:
+    """Whether a file is what ``c_array`` gives for some content, to the byte.
+
+    Args:
+        path: Of the file, a source or a header.
+        file_name: As in ``c_array``.
+        header_name: As in ``c_array``.
+    """
+    text = path.read_text("utf-8", "replace")
+    content = bytes(int(byte, 16) for byte in re.findall(r"\b0x([0-9a-f]{2})\b", text))
+    return text in c_array(content or b"\0", file_name, header_name)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from qat import tasks
+from qat.tables import counted
 from qat.vocabulary.listing import Listed, Listing, Row
 
 REFERENCE = "NumPy integers"
@@ -141,7 +142,8 @@ class Certificate(Listed):
     def __repr__(self) -> str:
         codes, differ = (sum(getattr(x, name) for x in self.comparisons) for name in ("codes", "differ"))
         of = self.file or self.network
-        return f"Certificate of {of}, {self.images:,} samples, {codes:,} codes compared, {differ:,} differ"
+        compared = f"{counted(codes, 'code')} compared, {differ:,} differ{'s' * (differ == 1)}"
+        return f"Certificate of {of}, {counted(self.images, 'sample')}, {compared}"
 
     def __str__(self) -> str:
         return self.summary()
@@ -212,7 +214,8 @@ class Certificate(Listed):
         """
         lines = [*self.arithmetic_statements, *filter(None, [self.float_statement])]
         for number, comparison in enumerate(self.comparisons, 1):
-            line = f"{comparison.codes:,} codes compared in {comparison.engine}, {comparison.differ:,} differ"
+            line = f"{counted(comparison.codes, 'code')} compared in {comparison.engine}, {comparison.differ:,} differ"
+            line += "s" * (comparison.differ == 1)
             if comparison.differ:
                 line += f" (by at most {comparison.largest})"
             if comparison.floats is not None:

@@ -352,8 +352,22 @@ class RecordsMetadata(Protocol):
 
 
 @runtime_checkable
+class WritesSeveral(Protocol):
+    """What a target has beside whose export is several files."""
+
+    def files(self, path: str | Path, *args: Any, **options: Any) -> list[Path]:
+        """Those that ``export`` with these options writes, ``path`` among them."""
+
+    def wrote(self, path: Path) -> bool:
+        """Whether a file that is there, one of these or of ``MakesArduinoLibrary``, is what was written."""
+
+
+@runtime_checkable
 class MakesArduinoLibrary(Protocol):
     """What a target has beside whose files become libraries for Arduino."""
+
+    def library_files(self, path: str | Path, folder: str | Path) -> list[Path]:
+        """Those that ``arduino_library`` writes; the exported file need not be there."""
 
     def arduino_library(self, path: str | Path, folder: str | Path) -> list[Path]:
         """Write a library around an exported file: the files of it."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from qat.tables import counted
 from qat.vocabulary.arrays import Arrays
 from qat.vocabulary.ops import Array
 
@@ -61,8 +62,8 @@ class Measured:
 
     def __repr__(self) -> str:
         return (
-            f"Measured on {len(self.instructions):,} samples: {self.instructions[0]:,} instructions, {self.flash:,} bytes of "
-            f"flash, {self.ram:,} of RAM, {self.stack:,} of stack"
+            f"Measured on {counted(len(self.instructions), 'sample')}: {self.instructions[0]:,} instructions, "
+            f"{self.flash:,} bytes of flash, {self.ram:,} of RAM, {self.stack:,} of stack"
         )
 
 

@@ -23,6 +23,7 @@ from qat.integer.fixed_point import ARITHMETICS, check_arithmetic
 from qat.names import check_name
 from qat.quantizers import Quantizer
 from qat.reading import LARGEST_JSON, reason_of
+from qat.tables import counted
 from qat.vocabulary.arrays import ArraySpec
 from qat.vocabulary.fields import check_type
 from qat.vocabulary.listing import Listed, Listing, Row, dimensions
@@ -361,19 +362,19 @@ class Graph(Listed):
                 f"{count:,}" if count else "",
             )
             rows.append(Row(texts, given))
-        title = f"{self.name}: {self.count_trainable():,} trainable parameters"
+        title = f"{self.name}: {counted(self.count_trainable(), 'trainable parameter')}"
         return Listing(title, ("node", "cell", "inputs", "output shape", "parameters"), tuple(rows))
 
     def __repr__(self) -> str:
         kind = "quantized" if self.is_quantized else "float"
         shapes = " and ".join(dimensions(x.shape) for x in self.input_specs)
-        return f"Graph of {self.name}, {kind}, {len(self.nodes):,} nodes, input {shapes}"
+        return f"Graph of {self.name}, {kind}, {counted(len(self.nodes), 'node')}, input {shapes}"
 
 
 def check_inputs(name: str, cell: Cell, count: int) -> None:
     """Raise QatError unless the cell of the named node takes so many inputs."""
     if not cell.takes(count):
-        wanted = "at least one input" if cell.arity is None else f"{cell.arity} inputs"
+        wanted = "at least one input" if cell.arity is None else counted(cell.arity, "input")
         raise QatError(f"{name}: a {type(cell).__name__} takes {wanted} but gets {count}")
 
 

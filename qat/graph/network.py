@@ -23,6 +23,7 @@ from qat.cells.tracing import Traced, tracers
 from qat.errors import QatError, shortened
 from qat.graph.graph import Graph, Node, check_inputs, shape_of
 from qat.names import check_name
+from qat.tables import counted
 from qat.vocabulary.activations import FUSED
 from qat.vocabulary.listing import dimensions
 from qat.vocabulary.ops import Array
@@ -253,7 +254,7 @@ class Network:
         cells = len(dict(_named_cells(self, "")))
         inputs = self.inputs if isinstance(self.inputs, tuple) else (self.inputs,)
         shapes = " and ".join(dimensions(x.shape) for x in inputs if isinstance(x, Input))
-        return f"{type(self).__name__} of {cells} cell{'s' * (cells != 1)}" + f", input {shapes}" * bool(shapes)
+        return f"{type(self).__name__} of {counted(cells, 'cell')}" + f", input {shapes}" * bool(shapes)
 
     def graph(self) -> Graph:
         """The graph that ``construct`` describes.

@@ -12,6 +12,7 @@ import numpy as np
 from qat.cells import Input
 from qat.errors import QatError
 from qat.imports.program import Operation, Program
+from qat.tables import counted
 from qat.vocabulary.ops import Array
 
 Inputs: TypeAlias = Input | Sequence[Input] | None  #: one for each input, or the one of a network with one
@@ -64,8 +65,8 @@ def entered(program: Program, inputs: Inputs = None) -> Entry:
     given: Sequence[Input | None] = [inputs] if isinstance(inputs, Input) else inputs or absent
     if len(given) != len(program.inputs):
         raise QatError(
-            f"{program.name}: has {len(program.inputs)} inputs ({', '.join(program.inputs)}), but {len(given)} are described; "
-            "give one qat.Input for each"
+            f"{program.name}: has {counted(len(program.inputs), 'input')} ({', '.join(program.inputs)}), but {len(given)} are "
+            "described; give one qat.Input for each"
         )
     entry = Entry(program)
     for (name, spec), cell in zip(program.inputs.items(), given, strict=True):

@@ -8,6 +8,7 @@ from qat.cells import Input
 from qat.graph import Graph, Params
 from qat.imports.compare import TOLERANCE, Difference, compared
 from qat.imports.source import Opened
+from qat.tables import counted
 from qat.tasks import Classification, Task
 from qat.training.checkpoint import Checkpoint
 from qat.vocabulary.arrays import Arrays
@@ -42,7 +43,7 @@ class Imported(Listed):
         apart = (
             "" if self.difference is None else f", {self.difference.relative:.2g} of its largest output from its source"
         )
-        notes = f", {len(self.notes):,} notes" if self.notes else ""
+        notes = f", {counted(len(self.notes), 'note')}" if self.notes else ""
         return f"Imported: {self.graph!r}{apart}{notes}"
 
     @property

@@ -9,6 +9,7 @@ import numpy as np
 
 from qat.data.foreign import as_numpy, is_array
 from qat.errors import QatError, shortened
+from qat.tables import counted
 from qat.vocabulary.arrays import ArraySpec, check_dtype
 from qat.vocabulary.ops import Array
 
@@ -95,7 +96,7 @@ def _batch(batch: Any, specs: Sequence[ArraySpec], name: str, what: str) -> Samp
     if wrong is not None or len(parts) < inputs:
         found = f"{len(parts)} arrays" if wrong is None else shortened(wrong)
         raise QatError(
-            f"{name}: {what} gives {found}, but the network takes {inputs} input{'s' * (inputs != 1)}; give arrays or tensors "
+            f"{name}: {what} gives {found}, but the network takes {counted(inputs, 'input')}; give arrays or tensors "
             "(N, ...), or tuples of them with labels behind"
         )
     for x, spec in zip(parts, specs, strict=False):

@@ -15,6 +15,7 @@ from qat.integer.entry import IntegerInput
 from qat.integer.float_layer import FloatLayer, IntegerQuantize
 from qat.integer.grid import IntegerTensor
 from qat.integer.node import IntegerNode
+from qat.tables import counted
 from qat.vocabulary.arrays import ArraySpec
 from qat.vocabulary.listing import Listed, Listing, Row, dimensions
 
@@ -50,7 +51,7 @@ class IntegerGraph(Listed):
 
     def __repr__(self) -> str:
         shapes = " and ".join(dimensions(x.shape) for x in self.inputs)
-        return f"IntegerGraph of {self.name}, {len(self.nodes):,} nodes, input {shapes}, {self.arithmetic} arithmetic"
+        return f"IntegerGraph of {self.name}, {counted(len(self.nodes), 'node')}, input {shapes}, {self.arithmetic} arithmetic"
 
     @property
     def entries(self) -> tuple[IntegerInput, ...]:

@@ -7,13 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from qat import tasks
+from qat.data.class_names import class_names
 from qat.reporting.charts import arena_chart, confusion_chart, grouped_bars
 from qat.reporting.gather import Facts, confusions
-from qat.reporting.judged import MOST_CLASSES, change, class_names, decibels
+from qat.reporting.judged import MOST_CLASSES, change, decibels
 from qat.reporting.network import network_drawing
 from qat.reporting.page import Section, figure, paragraph, table
 from qat.reporting.sections import courses_of, curve_pair, history
 from qat.reporting.svg import escaped, legend, shortened_name
+from qat.tables import counted
 
 MOST_NAME = 34  #: characters of a layer's name
 MOST_BARS = 40  #: layers whose SQNR is drawn
@@ -80,7 +82,7 @@ def _apart(one: float, two: float) -> str:
 def _certified(run: Facts) -> str:
     if not run.certificates:
         return "none given"
-    return ", ".join(f"{x.differ:,} of {x.codes:,} codes differ" for x in run.certificates)
+    return ", ".join(f"{x.differ:,} of {counted(x.codes, 'code')} differ" for x in run.certificates)
 
 
 def _same_answers(a: Facts, b: Facts) -> str:
@@ -90,7 +92,7 @@ def _same_answers(a: Facts, b: Facts) -> str:
     if not of_classes or both[0].shape != both[1].shape or a.data != b.data:
         return ""
     same = int((both[0].argmax(axis=1) == both[1].argmax(axis=1)).sum())
-    return paragraph(f"The integers of both give {same:,} of {len(both[0]):,} samples the same class.")
+    return paragraph(f"The integers of both give {same:,} of {counted(len(both[0]), 'sample')} the same class.")
 
 
 def stories(a: Facts, b: Facts) -> Section:
@@ -121,7 +123,7 @@ def classes(a: Facts, b: Facts) -> Section | None:
     one, two = found[0][1], found[1][1]
     if one.shape != two.shape or len(one) > MOST_CLASSES:
         return None
-    names = class_names(a, len(one))
+    names = class_names(len(one), a.class_names)
     drawings = [
         figure(confusion_chart(one, names, a.name)),
         figure(confusion_chart(two, names, b.name, one), f"A frame: another count than {a.name}."),

@@ -25,6 +25,7 @@ from qat.passes.to_integer import to_integer
 from qat.reading import read_text, reading
 from qat.registry import evaluation_ops, target_of
 from qat.reporting.costs import arena_bytes, stored_bytes
+from qat.tables import counted
 from qat.training.checkpoint import Checkpoint
 from qat.vocabulary.arrays import Arrays, as_arrays, as_tuple
 from qat.vocabulary.ops import Array
@@ -245,7 +246,10 @@ def judged_differently(facts: Facts) -> tuple[Array, str]:
     (own, *others), (of_float, *_) = facts.outputs, facts.float_outputs
     if isinstance(facts.task, tasks.Classification) and not others and own.ndim == 2:
         found = np.flatnonzero(own.argmax(axis=1) != of_float.argmax(axis=1))
-        return found, f"{len(found):,} of {len(own):,} samples get another class from the integers than in float"
+        return (
+            found,
+            f"{len(found):,} of {counted(len(own), 'sample')} get another class from the integers than in float",
+        )
     apart = np.zeros(len(own))
     for x, f in zip(facts.outputs, facts.float_outputs, strict=True):
         difference = ((x.astype(np.float64) - f) ** 2).reshape(len(x), -1).sum(axis=1)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from qat import tasks
+from qat.data.class_names import class_names
 from qat.reporting.charts import confusion_chart
 from qat.reporting.gather import Facts, confusions, judged_differently
 from qat.reporting.page import Section, figure, paragraph, table
 from qat.reporting.samples import drawn
 from qat.reporting.svg import escaped
+from qat.tables import counted
 from qat.vocabulary.arrays import as_tuple
 from qat.vocabulary.ops import Array
 
@@ -60,14 +62,14 @@ def _agreement(run: Facts) -> str:
         same = "" if x.agreement is None else f"{100 * x.agreement:.1f} %"
         rows.append((x.name, decibels(x.sqnr), f"{x.cosine:.5f}", same))
     floats = "the float checkpoint" if run.own_layers else "its own parameters in float"
-    samples = f"{run.diagnosis.samples:,} samples"
+    samples = counted(run.diagnosis.samples, "sample")
     caption = f"Against {floats}, on {samples}. SQNR: the power of the float numbers over that of the error."
     return table(("output", "SQNR in dB", "cosine", "same largest number"), rows) + paragraph(caption, "note")
 
 
 def _confused(run: Facts, of_float: Array, of_integers: Array) -> str:
     classes = len(of_integers)
-    names = class_names(run, classes)
+    names = class_names(classes, run.class_names)
     if classes <= MOST_CLASSES:
         drawings = [
             figure(confusion_chart(of_float, names, "Float")),
@@ -83,11 +85,6 @@ def _confused(run: Facts, of_float: Array, of_integers: Array) -> str:
     ]
     text = f"The confusion matrix has {classes:,} classes; these are most often taken for one another."
     return paragraph(text) + table(("class", "taken for", "integers", "float"), rows)
-
-
-def class_names(run: Facts, count: int) -> list[str]:
-    """Names of the classes, or their numbers."""
-    return list(run.class_names) if len(run.class_names) == count else [str(k) for k in range(count)]
 
 
 def samples(run: Facts) -> Section:
@@ -126,7 +123,7 @@ def _judged(run: Facts, number: int, labels: tuple[Array, ...]) -> list[str]:
 
 def _of_output(run: Facts, task: tasks.Task, own: Array, of_float: Array, label: Array | None) -> list[str]:
     if isinstance(task, tasks.Classification) and own.ndim == 1:
-        names = class_names(run, len(own))
+        names = class_names(len(own), run.class_names)
         known = [] if label is None else [f"is {names[int(label)]}"]
         return [*known, f"float: {names[int(of_float.argmax())]}", f"integers: {names[int(own.argmax())]}"]
     if own.size <= MOST_NUMBERS:

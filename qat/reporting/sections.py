@@ -24,6 +24,7 @@ from qat.reporting.network import network_drawing
 from qat.reporting.page import Section, Tile, command_lines, facts, figure, paragraph, table
 from qat.reporting.svg import escaped, in_bytes, legend, short, shortened_name
 from qat.reporting.told import course_names, stages
+from qat.tables import counted
 from qat.vocabulary.listing import dimensions
 from qat.vocabulary.ops import Array
 
@@ -50,7 +51,7 @@ def tiles(run: Facts) -> list[Tile]:
         found.append(
             Tile(
                 f"{differ:,} differ",
-                f"of {codes:,} codes: {_count(len(run.certificates), 'certificate')}",
+                f"of {counted(codes, 'code')}: {counted(len(run.certificates), 'certificate')}",
                 "bad" if differ else "good",
             )
         )
@@ -201,8 +202,8 @@ def layers(run: Facts) -> Section:
     advice = "".join(f"<li>{escaped(x.text)}</li>" for x in found.advice)
     floats = "the float checkpoint" if run.own_layers else "its own parameters in float"
     text = (
-        f"Integers against {floats}, on {found.samples:,} samples. Blame: the share of the outputs' error that a layer causes "
-        "alone. Own: its SQNR with that layer alone quantized. Clipped: float numbers beyond the grid."
+        f"Integers against {floats}, on {counted(found.samples, 'sample')}. Blame: the share of the outputs' error that a "
+        "layer causes alone. Own: its SQNR with that layer alone quantized. Clipped: float numbers beyond the grid."
     )
     rows = [
         (
@@ -308,11 +309,11 @@ def speed(run: Facts) -> Section | None:
         paragraph(f"One sample, one thread, on {run.bench.get('machine', 'this machine')}.", "note"),
     ]
     if cores:
-        counted = [
+        costs = [
             (row["file"].rpartition("/")[2], row["core"], *(f"{row[x]:,}" for x in ("instructions", "flash", "ram")))
             for row in cores
         ]
-        body.append("<h3>Emulated processors</h3>" + table(("file", "core", "instructions", "flash", "RAM"), counted))
+        body.append("<h3>Emulated processors</h3>" + table(("file", "core", "instructions", "flash", "RAM"), costs))
     return Section("Latency", body="".join(body))
 
 
@@ -328,7 +329,7 @@ def certificates(run: Facts) -> Section:
         found = each.found
         verdict = "all codes are equal" if not each.differ else f"{each.differ:,} codes differ"
         rows = [(engine, f"{codes:,}", f"{differ:,}") for engine, codes, differ in each.rows]
-        samples = f"{int(found['images']):,} samples, {found['data']}"
+        samples = f"{counted(int(found['images']), 'sample')}, {found['data']}"
         body.append(f"<h3>{escaped(each.file)}: {verdict}</h3>")
         body.append(table(("engine, against NumPy's integers", "codes compared", "differ"), rows))
         body.append(paragraph(f"{each.size:,} bytes; {samples}.", "note"))
@@ -354,7 +355,3 @@ def certificates(run: Facts) -> Section:
 
 def _seconds(value: float) -> str:
     return f"{1e6 * value:,.1f} µs" if value < 1e-3 else f"{1e3 * value:,.2f} ms"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'s' * (number != 1)}"

@@ -72,8 +72,8 @@ max-width:none}
 .legend i{display:inline-block;width:.85em;height:.85em;margin-right:.4em;border-radius:2px;background:var(--c);
 vertical-align:-.06em}
 .legend i.rule{height:2px;vertical-align:.28em;width:1.1em}
-.legend i.rule.limit,.legend i.limit{background:none;height:0;width:1.7em;border-top:2px dashed var(--c,var(--muted));
-vertical-align:.25em}
+.legend i.rule.limit,.legend i.limit{height:2px;width:1.7em;vertical-align:.25em;border-radius:0;
+background:repeating-linear-gradient(90deg,var(--c,var(--muted)) 0 5px,transparent 5px 8px)}
 svg text{font:11px "Segoe UI","Helvetica Neue",Helvetica,Arial,"DejaVu Sans",sans-serif;fill:var(--ink)}
 svg .tick,svg .label,svg .small{fill:var(--muted)}
 svg .tick,svg .small{font-size:10px}

@@ -21,6 +21,7 @@ from qat.scripts.common.printing import print_accuracies
 from qat.scripts.common.quantization import add_quantization_arguments, quantization_settings
 from qat.scripts.common.repair import add_repair_arguments, config_path, repaired, wants_repair
 from qat.scripts.common.tasks import add_task_argument, with_task
+from qat.tables import counted
 from qat.training.loop import check_labels
 
 
@@ -55,7 +56,7 @@ def run(args: argparse.Namespace) -> None:
         qat.convert_quant_network(checkpoint.graph, **settings)  # or its QatError
     stop_if_dry(
         args,
-        f"calibrate on {args.images:,} training images"
+        f"calibrate on {counted(args.images, 'training image')}"
         + (", and raise layers until the target is met" if repairs else ""),
         reads=[(args.ckpt_path, of_graph(checkpoint.graph)), (args.data_path, of_data(dataset))],
         writes=[path, written] if repairs else [path],

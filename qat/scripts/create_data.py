@@ -17,6 +17,7 @@ from qat import data
 from qat.cli import run_script
 from qat.console import wrote
 from qat.data import Split
+from qat.data.class_names import class_names
 from qat.data.class_pictures import FORMATS, write_class_folders, write_with_masks
 from qat.data.pictures import MODES, write_pictures
 from qat.data.preparation import PLAIN, Preparation
@@ -25,6 +26,7 @@ from qat.data.shapes import SHAPES, shapes
 from qat.errors import QatError
 from qat.scripts.common.flags import add_data_argument, chosen_preparation, seed
 from qat.scripts.common.plan import add_writing_arguments, of_data, stop_if_dry
+from qat.tables import counted
 from qat.vocabulary.arrays import as_tuple
 
 SYNTHETIC = "shapes"  #: the --data_path of pictures that are drawn
@@ -72,7 +74,7 @@ def _write_masks(args: argparse.Namespace, part: str, split: Split, count: int) 
         raise QatError(f"{args.data_path}: holds no pictures with a class for each pixel; leave --masks out")
     folder = Path(args.out) / part
     write_with_masks(folder, images[:count], labels[:count])
-    wrote(folder, f"wrote {count:,} pictures and their masks to")
+    wrote(folder, f"wrote {counted(count, 'picture')} and their masks to")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -111,15 +113,15 @@ def run(args: argparse.Namespace) -> None:
             continue
         if split.classes is None or isinstance(split.images, tuple) or not _is_pictures(split.images):
             raise QatError(f"{args.data_path}: holds no pictures of classes, which alone can be written; give another")
-        names = dataset.class_names or tuple(str(label) for label in range(int(split.classes.max()) + 1))
+        names = dataset.class_names or class_names(int(split.classes.max()) + 1)
         images, labels = split.images[:count], split.classes[:count]
         if args.class_folders:
             folder = Path(args.out) / part
             write_class_folders(folder, images, labels, names, args.picture_format)
-            wrote(folder, f"wrote {count:,} pictures in {len(set(labels.tolist())):,} folders of")
+            wrote(folder, f"wrote {counted(count, 'picture')} in {counted(len(set(labels.tolist())), 'folder')} of")
         else:
             index = write_pictures(args.out, images, labels, names)
-            wrote(index, f"wrote {count:,} pictures,", f" and {Path(args.out) / 'class_names.txt'}")
+            wrote(index, f"wrote {counted(count, 'picture')},", f" and {Path(args.out) / 'class_names.txt'}")
 
 
 if __name__ == "__main__":

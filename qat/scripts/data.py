@@ -9,6 +9,7 @@ from qat.cli import run_script
 from qat.console import result
 from qat.data.download import SOURCES, Source, download
 from qat.scripts.common.plan import add_writing_arguments, stop_if_dry
+from qat.tables import counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,9 +26,13 @@ def run(args: argparse.Namespace) -> None:
     """Run the command."""
     source = SOURCES[args.name]
     home = args.home.rstrip("/") + "/" if args.home else source.home
-    stop_if_dry(args, f"download {len(source.files)} files from {home}", writes=[args.out])
+    stop_if_dry(args, f"download {counted(len(source.files), 'file')} from {home}", writes=[args.out])
     written = download(Source(home, source.files), args.out)
-    text = f"{args.out}: {len(written)} files written" if written else f"{args.out}: everything is there already"
+    text = (
+        f"{args.out}: {counted(len(written), 'file')} written"
+        if written
+        else f"{args.out}: everything is there already"
+    )
     result(text, files=[{"path": str(path)} for path in written])
 
 

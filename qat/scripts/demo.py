@@ -17,6 +17,7 @@ from qat.scripts.common.files import load_data
 from qat.scripts.common.flags import add_backend_arguments
 from qat.scripts.common.plan import add_writing_arguments, of_data, stop_if_dry
 from qat.scripts.common.printing import main_value, print_certificate
+from qat.tables import counted
 from qat.training.checkpoint import Checkpoint
 from qat.training.loop import evaluate_accuracy, train
 from qat.training.recipe import Recipe
@@ -48,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     check_writable(out / names[0])
     small = len(dataset.train) < 10_000
     recipe = Recipe(epochs=20 if small else 4, lr=0.02)
-    print(f"{dataset.name}: {len(dataset.train):,} training and {len(dataset.test):,} test images", flush=True)
+    print(f"{dataset.name}: {len(dataset.train):,} training and {counted(len(dataset.test), 'test image')}", flush=True)
 
     print("float training", flush=True)
     checkpoint = train(

@@ -29,6 +29,7 @@ from qat.registry import evaluation_ops
 from qat.scripts.common.files import load_checkpoint, load_data
 from qat.scripts.common.flags import add_backend_arguments, add_checkpoint_argument, add_data_argument, seed
 from qat.scripts.common.printing import print_arithmetic
+from qat.tables import counted
 from qat.training.checkpoint import Checkpoint
 
 IMAGES = 128
@@ -93,7 +94,7 @@ def run(args: argparse.Namespace) -> None:
         agrees = "" if x.agreement is None else f", same largest number {100 * x.agreement:.1f} %"
         result(f"{x.name}: SQNR {_db(x.sqnr)} dB, cosine {x.cosine:.5f}{agrees}", outputs=[asdict(x)])
     rows = found.by_blame
-    shown = "" if len(rows) <= args.top else f", the first {args.top} of {len(rows)} layers"
+    shown = "" if len(rows) <= args.top else f", the first {args.top} of {counted(len(rows), 'layer')}"
     title = f"{found.network}: integers against float, {data}{shown}"
     print_table(title, COLUMNS, map(_row, rows[: args.top]), None)
     result(network=found.network, samples=found.samples, layers=[asdict(x) for x in rows])

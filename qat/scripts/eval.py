@@ -42,7 +42,8 @@ def run(args: argparse.Namespace, *, quantized: bool = False) -> None:
     result(network=checkpoint.graph.name, task=checkpoint.task.name, samples=len(dataset.test))
     print_arithmetic(checkpoint.graph)
     print_metrics(checkpoint.task, checkpoint.task.metrics(checkpoint.graph, outputs, dataset.test))
-    print_classes(args, checkpoint.task, outputs, dataset.test.labels, dataset.class_names)
+    known = (dataset.class_names, checkpoint.class_names)
+    print_classes(args, checkpoint.task, outputs, dataset.test.labels, *known)
 
 
 if __name__ == "__main__":

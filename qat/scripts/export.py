@@ -13,7 +13,7 @@ import qat
 from qat.cli import run_script
 from qat.console import result, wrote
 from qat.data import Dataset
-from qat.data.loading import exists
+from qat.data.loading import exists, load
 from qat.deploy.arithmetics import arithmetic_options, default_arithmetic
 from qat.deploy.certificate import statement
 from qat.deploy.floats import export_float
@@ -30,9 +30,10 @@ from qat.scripts.common.flags import (
     add_checkpoint_argument,
     add_data_argument,
 )
-from qat.scripts.common.plan import add_writing_arguments, check_outputs, of_data, of_graph, stop_if_dry
+from qat.scripts.common.plan import add_writing_arguments, check_exported, of_data, of_graph, stop_if_dry
 from qat.scripts.common.printing import print_arithmetics, print_certificate
 from qat.scripts.common.report import print_summary
+from qat.tables import counted
 from qat.training.checkpoint import Checkpoint
 
 
@@ -113,7 +114,6 @@ def run(args: argparse.Namespace) -> int:
     target = qat.target(args.file_format)
     options = _chosen(args, target)
     path = output_path(args.file_name, target.SUFFIX)
-    check_outputs(args, path)
     packing = next((x for x in PACKINGS if x == options.get("packing")), PACKINGS[0])  # the summary counts C's bytes
     if args.arduino and (args.float or not isinstance(target, MakesArduinoLibrary)):
         raise QatError(
@@ -122,8 +122,9 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.arduino and options.get("weights_file") == YES:
         raise QatError("--arduino: builds no weights in a file of their own; leave it out, or --weights_file")
-    if args.arduino:
-        check_outputs(args, Path(args.arduino) / "library.properties")
+    check_exported(args, target, path, args.arduino, **options)
+    if args.data_path and (args.float or args.no_verify) and not exists(args.data_path):
+        load(args.data_path)  # its QatError: a path that is not there is a mistake, though nothing is read from it
     if args.float:
         if args.arithmetic not in (None, "float"):
             raise QatError(
@@ -137,6 +138,7 @@ def run(args: argparse.Namespace) -> int:
         checkpoint = load_checkpoint(args.ckpt_path, quantized=False)
         _stop_if_dry(args, checkpoint, None, path)
         export_float(target, checkpoint.graph, checkpoint.params, path)
+        target.write_metadata(path, checkpoint.kept())  # which also say that qat wrote it
         wrote(path, "wrote", f", {path.stat().st_size:,} bytes, float", verified=False)
         return 0
     checkpoint = load_checkpoint(args.ckpt_path, quantized=True)
@@ -181,7 +183,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _stop_if_dry(args: argparse.Namespace, checkpoint: Checkpoint, dataset: Dataset | None, path: Path) -> None:
     target = qat.target(args.file_format)
-    how = "without a certificate" if dataset is None else f"and compare its codes on {len(dataset.test):,} samples"
+    how = (
+        "without a certificate"
+        if dataset is None
+        else f"and compare its codes on {counted(len(dataset.test), 'sample')}"
+    )
     if dataset is not None:
         target.runtime()  # or its QatError
     reads = [] if dataset is None else [(args.data_path or dataset.source, of_data(dataset))]
@@ -193,7 +199,7 @@ def _write_library(args: argparse.Namespace, target: Target, path: Path) -> None
     """The library for Arduino, where one is asked for."""
     if args.arduino and isinstance(target, MakesArduinoLibrary):
         written = target.arduino_library(path, args.arduino)
-        wrote(args.arduino, "wrote", f", a library for Arduino of {len(written)} files")
+        wrote(args.arduino, "wrote", f", a library for Arduino of {counted(len(written), 'file')}")
 
 
 def _trained_on(ckpt_path: str, checkpoint: Checkpoint) -> str:

@@ -9,7 +9,8 @@ from qat.cli import run_script
 from qat.console import wrote
 from qat.files import check_distinct
 from qat.scripts.common.flags import add_checkpoint_argument, parameter_files, with_files
-from qat.scripts.common.plan import add_writing_arguments, check_outputs, of_graph, stop_if_dry
+from qat.scripts.common.plan import add_writing_arguments, check_outputs, never_own, of_graph, stop_if_dry
+from qat.tables import counted
 from qat.training.checkpoint import Checkpoint
 from qat.training.native import NAMINGS
 
@@ -35,15 +36,15 @@ def run(args: argparse.Namespace) -> None:
     named = NAMINGS[args.naming]
     params = {named(name, checkpoint.graph): array for name, array in checkpoint.params.items()}
     files = parameter_files(args.backend)
-    check_outputs(args, args.file, known=False)
+    check_outputs(args, args.file, own=never_own)
     stop_if_dry(
         args,
-        f"write {len(params)} arrays as {args.backend} has them",
+        f"write {counted(len(params), 'array')} as {args.backend} has them",
         reads=[(args.ckpt_path, of_graph(checkpoint.graph))],
         writes=[args.file],
     )
     files.save_params(params, args.file)
-    wrote(args.file, "wrote", f": {len(params)} arrays")
+    wrote(args.file, "wrote", f": {counted(len(params), 'array')}")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from qat.scripts.common.flags import PREPARATION, add_data_argument, chosen_prep
 from qat.scripts.common.normalization import RAW_STD, normalization_notes, print_normalization
 from qat.scripts.common.plan import add_writing_arguments, check_outputs, of_data, of_graph, stop_if_dry
 from qat.scripts.common.tasks import add_task_argument, with_task
+from qat.tables import counted
 from qat.vocabulary.arrays import as_arrays, as_tuple
 from qat.vocabulary.listing import dimensions
 
@@ -101,14 +102,20 @@ def run(args: argparse.Namespace) -> None:
     stop_if_dry(
         args,
         f"keep {of_graph(graph)}",
-        reads=[(args.model, f"{len(graph.nodes)} nodes"), *([(args.data_path, of_data(dataset))] if dataset else [])],
+        reads=[
+            (args.model, counted(len(graph.nodes), "node")),
+            *([(args.data_path, of_data(dataset))] if dataset else []),
+        ],
         writes=[args.ckpt_path],
     )
     recipe = dataset.preparation if dataset is not None else chosen_preparation(args, None, Preparation(), "")
     said = dataset is not None or any(getattr(args, name) is not None for name in PREPARATION)
     checkpoint = replace(imported.checkpoint(), preparation=recipe if said else None)
     with_task(args, checkpoint).save(args.ckpt_path)
-    wrote(args.ckpt_path, more=f": {len(graph.nodes)} nodes, {graph.count_trainable():,} trainable parameters")
+    wrote(
+        args.ckpt_path,
+        more=f": {counted(len(graph.nodes), 'node')}, {counted(graph.count_trainable(), 'trainable parameter')}",
+    )
 
 
 def _source(model: str) -> Any:

@@ -37,6 +37,7 @@ from qat.scripts.common.normalization import (
 )
 from qat.scripts.common.plan import add_writing_arguments, check_outputs, of_data, of_graph, stop_if_dry
 from qat.scripts.common.tasks import add_task_argument, with_task
+from qat.tables import counted
 from qat.training.checkpoint import Checkpoint
 from qat.training.matching import matched_by_order
 from qat.training.native import params_from
@@ -105,7 +106,10 @@ def run(args: argparse.Namespace) -> None:
     stop_if_dry(
         args,
         f"keep {of_graph(graph)}",
-        reads=[(args.file, f"{len(arrays)} arrays"), *([(args.data_path, of_data(dataset))] if dataset else [])],
+        reads=[
+            (args.file, counted(len(arrays), "array")),
+            *([(args.data_path, of_data(dataset))] if dataset else []),
+        ],
         writes=[args.ckpt_path],
     )
     preparation = chosen_preparation(args, None, PLAIN, "") if dataset is None else dataset.preparation
@@ -116,7 +120,7 @@ def run(args: argparse.Namespace) -> None:
         class_names=() if dataset is None else dataset.class_names,
     )
     with_task(args, checkpoint).save(args.ckpt_path)
-    wrote(args.ckpt_path, more=f": {graph.name}, {graph.count_trainable():,} trainable parameters")
+    wrote(args.ckpt_path, more=f": {graph.name}, {counted(graph.count_trainable(), 'trainable parameter')}")
 
 
 def _network(args: argparse.Namespace) -> tuple[Graph, Dataset | None]:
@@ -162,7 +166,11 @@ def _print_assumed(args: argparse.Namespace, graph: Graph, params: Mapping[str, 
     if args.eps is None:
         small, count = small_variances(graph, params, OTHER_EPS)
         asked = f"; trained with another? --eps (Keras: {OTHER_EPS}), which "
-        asked += f"changes {small:,} of {count:,} channels by more than 5 %" if small else "changes no channel by 5 %"
+        asked += (
+            f"changes {small:,} of {counted(count, 'channel')} by more than 5 %"
+            if small
+            else "changes no channel by 5 %"
+        )
     print(f"{graph.name} has eps {' and '.join(map(shown, eps))} in its batch normalisations{asked}")
 
 

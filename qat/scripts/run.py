@@ -19,7 +19,7 @@ from qat.errors import QatError
 from qat.files import check_writable, write_atomically
 from qat.scripts.common import pictures
 from qat.scripts.common.unlabelled import has_no_labels, samples_of
-from qat.tables import named
+from qat.tables import counted, named
 from qat.tasks import Classification, OutputTask, Several
 from qat.vocabulary.arrays import as_tuple
 from qat.vocabulary.ops import Array
@@ -79,7 +79,7 @@ def _classify(args: argparse.Namespace, classifier: pictures.Classifier, paths: 
         print_table(found[0]["file"], columns, found[0]["classes"], None)
     else:
         rows = [(x["file"], *x["classes"][0]) for x in found]
-        print_table(f"{len(found):,} samples", (Column("sample"), *columns), rows, None)
+        print_table(counted(len(found), "sample"), (Column("sample"), *columns), rows, None)
     if args.csv_path:
         text = io.StringIO()
         write = csv.writer(text, lineterminator="\n").writerow

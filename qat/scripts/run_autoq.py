@@ -34,6 +34,7 @@ from qat.scripts.train_svhn import numbers, width_settings
 from qat.study.layers import costs_of
 from qat.study.search import SAMPLERS, Search, adjusted_accuracy, good_words, goodness, metric_of, train_trial
 from qat.study.training import MERGED_BY
+from qat.tables import counted
 from qat.tasks import Task
 from qat.training.checkpoint import Checkpoint
 
@@ -134,7 +135,7 @@ def run(args: argparse.Namespace) -> None:
     backend, folder = qat.backend(args.backend), Path(args.out)
     stop_if_dry(
         args,
-        f"try {args.trials} times, {args.epochs} epochs each",
+        f"try {counted(args.trials, 'time')}, {counted(args.epochs, 'epoch')} each",
         reads=[(args.ckpt_path, of_graph(checkpoint.graph)), (args.data_path, of_data(dataset))],
         writes=[folder],
     )

@@ -13,6 +13,7 @@ import sys
 from qat.cli import INTERRUPTED, run_script
 from qat.console import print_table
 from qat.scripts.common.steps import CLEAR, Plan, read_plan
+from qat.tables import counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,9 +55,7 @@ def _show(plan: Plan) -> None:
     for number, step in enumerate(plan.steps, 1):
         state = "done" if plan.is_done(step) else "goes on" if plan.goes_on(step) else "to do"
         rows.append((str(number), step.command, state))
-    print_table(
-        f"{plan.path.name}: {len(plan.steps)} step{'s' * (len(plan.steps) != 1)}", ("", "command", "state"), rows
-    )
+    print_table(f"{plan.path.name}: {counted(len(plan.steps), 'step')}", ("", "command", "state"), rows)
     for number, step in enumerate(plan.steps, 1):
         print(f"{number}. {step.typed()}")
     print(CLEAR)

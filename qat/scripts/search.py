@@ -28,6 +28,7 @@ from qat.scripts.run_autoq import add_widths_arguments, merged, settings_of, sug
 from qat.scripts.search_architecture import add_search_arguments, fixed, prepared
 from qat.study.layers import costs_of
 from qat.study.search import Search, good_words, goodness, metric_of, train_trial
+from qat.tables import counted
 from qat.tasks import Task
 from qat.training.checkpoint import Checkpoint
 
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
     backend, folder = qat.backend(args.backend), Path(args.out)
     stop_if_dry(
         args,
-        f"try {args.trials} times, {args.epochs} epochs each",
+        f"try {counted(args.trials, 'time')}, {counted(args.epochs, 'epoch')} each",
         reads=[(args.ckpt_path, of_graph(checkpoint.graph)), (args.data_path, of_data(dataset))],
         writes=[folder],
     )

@@ -22,6 +22,7 @@ from qat.scripts.common.flags import add_backend_arguments, add_data_argument, s
 from qat.scripts.common.plan import add_writing_arguments, of_data, stop_if_dry
 from qat.study.search import SAMPLERS, Search, goodness, train_trial, trial_recipe
 from qat.study.training import study_data
+from qat.tables import counted
 from qat.training.checkpoint import Checkpoint
 from qat.vocabulary.arrays import as_tuple
 
@@ -87,7 +88,7 @@ def run(args: argparse.Namespace) -> None:
     folder = Path(args.out)
     stop_if_dry(
         args,
-        f"try {args.trials} times, {args.epochs} epochs each",
+        f"try {counted(args.trials, 'time')}, {counted(args.epochs, 'epoch')} each",
         reads=[(args.data_path, of_data(dataset))],
         writes=[folder],
     )

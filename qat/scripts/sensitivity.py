@@ -23,6 +23,7 @@ from qat.files import check_writable, write_atomically
 from qat.graph import Graph, Params
 from qat.scripts.common.files import load_checkpoint, load_data
 from qat.scripts.common.flags import add_backend_arguments, add_checkpoint_argument, add_data_argument, boolean
+from qat.tables import counted
 from qat.tasks import main
 from qat.training.checkpoint import Checkpoint
 from qat.training.loop import check_labels, evaluate_metrics
@@ -88,7 +89,7 @@ def run(args: argparse.Namespace) -> None:
     rows = [(layer, counts[layer], *(found.lost(layer, bits) for bits in args.bits)) for layer in found.accuracy]
     columns = [Column("layer"), Column("parameters", form=count)]
     for bits in args.bits:
-        heading = f"{bits} bit{'s' * (bits > 1)}"
+        heading = counted(bits, "bit")
         columns.append(Column(heading, f"lost_{bits}_bits", lambda lost: f"{factor * lost:{digits}}"))
     result(network=checkpoint.graph.name, metric=metric, baseline=found.baseline, samples=samples)
     print_table(f"{title} ({data})", columns, rows, "layers")

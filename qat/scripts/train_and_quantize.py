@@ -14,7 +14,7 @@ from pathlib import Path
 import qat
 from qat.cli import run_script
 from qat.console import print_table, result, wrote
-from qat.deploy.c_array import c_array
+from qat.deploy.c_array import c_array, is_c_array
 from qat.deploy.verify import export_verified
 from qat.errors import QatError
 from qat.integer.memory import activation_memory
@@ -26,6 +26,7 @@ from qat.scripts.common.plan import add_writing_arguments, check_outputs, of_dat
 from qat.scripts.common.printing import print_certificate
 from qat.scripts.common.quantization import add_quantization_arguments, quantization_settings
 from qat.scripts.common.tasks import add_task_argument, with_task
+from qat.tables import counted
 from qat.tasks import main
 from qat.training.checkpoint import Checkpoint
 from qat.training.lengths import span_of
@@ -78,8 +79,9 @@ def run(args: argparse.Namespace) -> int:
     )
     backend, target = qat.backend(args.backend), qat.target(FORMAT)
     check_included(files["h"].name)
-    for path in files.values():
-        check_outputs(args, path)
+    check_outputs(args, files["tflite"], files["ckpt"])
+    in_c = files["cc"], files["h"]
+    check_outputs(args, *in_c, own=lambda path: is_c_array(path, files["tflite"].name, files["h"].name))
     dataset = read_data(args.data_path)
     graph = fitted_network(args, dataset)
     dataset = load_data(dataset, graph)
@@ -91,7 +93,9 @@ def run(args: argparse.Namespace) -> int:
 
     stop_if_dry(
         args,
-        f"train {args.epochs} epochs, calibrate, " + (f"train {args.qat_epochs} more, " if fine else "") + "and export",
+        f"train {counted(args.epochs, 'epoch')}, calibrate, "
+        + (f"train {args.qat_epochs} more, " if fine else "")
+        + "and export",
         reads=[(args.network, of_graph(graph)), (args.data_path, of_data(dataset))],
         writes=list(files.values()),
     )

@@ -31,6 +31,7 @@ from qat.scripts.common.flags import add_arithmetic_argument, add_backend_argume
 from qat.scripts.common.plan import add_writing_arguments, of_data, of_graph, stop_if_dry
 from qat.scripts.common.printing import note_if_guessing
 from qat.scripts.common.training import add_tracker_argument
+from qat.tables import counted
 from qat.training import trackers
 from qat.training.checkpoint import Checkpoint
 from qat.training.forward import Forward
@@ -120,7 +121,7 @@ def run(args: argparse.Namespace) -> None:
     last = folder / "last.ckpt"
     stop_if_dry(
         args,
-        f"train {recipe.epochs} epochs",
+        f"train {counted(recipe.epochs, 'epoch')}",
         reads=[("LeNet-GTC", of_graph(graph)), (args.data_path, of_data(dataset))],
         writes=[folder],
     )

@@ -14,6 +14,7 @@ from qat.console import wrote
 from qat.errors import QatError
 from qat.study.pictures import accuracy_picture
 from qat.study.results import Model, models_in, read_model, short_name
+from qat.tables import counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +48,8 @@ def chosen_models(args: argparse.Namespace, *, all_folds: bool = True) -> list[t
         raise QatError(f"-m {args.models!r}: there is no model; train some with train_svhn.py, or give another folder")
     names = args.names.split(";") if args.names else [short_name(path.name) for path in paths]
     if len(names) != len(paths):
-        raise QatError(f"--names: {len(names)} names for {len(paths)} models; give one for each, with ';' between them")
+        found = f"{counted(len(names), 'name')} for {counted(len(paths), 'model')}"
+        raise QatError(f"--names: {found}; give one for each, with ';' between them")
     names = [name.replace("\\n", "\n") for name in names]
     return [(path, read_model(path, name, all_folds=all_folds)) for path, name in zip(paths, names, strict=True)]
 

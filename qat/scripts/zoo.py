@@ -20,10 +20,11 @@ from qat.console import Column, print_table, print_whole, result, wrote
 from qat.data import Split
 from qat.deploy.verify import export_verified
 from qat.errors import QatError
-from qat.registry import formats, suffixed
+from qat.registry import formats, suffixed, target_of
 from qat.scripts.common.flags import add_arithmetic_argument, add_backend_arguments
-from qat.scripts.common.plan import add_writing_arguments, check_outputs, stop_if_dry
+from qat.scripts.common.plan import add_writing_arguments, check_exported, check_outputs, stop_if_dry
 from qat.scripts.common.printing import print_certificate
+from qat.tables import counted
 from qat.training.checkpoint import Checkpoint
 from qat.zoo.entry import Entry
 from qat.zoo.kept import WIDTH, entry_of, figures_of, is_kept, load, names, random_samples
@@ -128,7 +129,7 @@ def _list(entries: Sequence[Entry]) -> int:
     columns = [Column("name"), Column("network", "title"), Column("metric")]
     columns += [Column("", key, None) for key in keys]
     columns += [Column(x, f"{key}_shown") for x, key in zip(("float", *WIDTHS), keys, strict=True)]
-    columns.append(Column("qat zoo ...", "how"))
+    columns.append(Column("how"))
     title = "Networks with trained weights, and what was measured ('qat help zoo'); weights/activations in bits"
     print_table(title, columns, rows, "networks")
     for entry in entries:
@@ -194,7 +195,10 @@ def _fetch(args: argparse.Namespace, entry: Entry) -> int:
         raise QatError(
             f"--out {path}: what it is to hold is not known, as its name ends in none of {', '.join(endings)}; use one of these"
         )
-    check_outputs(args, path)
+    if suffix is None:
+        check_outputs(args, path)
+    else:
+        check_exported(args, target_of(path), path)
     stop_if_dry(args, f"fetch {entry.name} at {widths[0]}", writes=[path])
     if is_kept(entry.name) and widths == [WIDTH] and args.arithmetic is None:
         checkpoint, row = load(entry.name), figures_of(entry.name)
@@ -211,7 +215,7 @@ def _fetch(args: argparse.Namespace, entry: Entry) -> int:
             checkpoint = Checkpoint.load(Path(folder) / f"{entry.name}_{widths[0].replace('/', '_')}.ckpt")
     assert row is not None, "load has compared with it"
     figure = row.widths[widths[0]].figure
-    text = f"{entry.name}: {checkpoint.task.words(row.metric, figure)} on {row.tested:,} test samples"
+    text = f"{entry.name}: {checkpoint.task.words(row.metric, figure)} on {counted(row.tested, 'test sample')}"
     result(text, network=entry.name, metrics={row.metric: figure}, samples=row.tested)
     if suffix is None:
         checkpoint.save(path)

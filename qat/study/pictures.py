@@ -11,6 +11,7 @@ import numpy as np
 from qat.analysis.figures import COLOURS, Picture, plain_text
 from qat.study.layers import Layer
 from qat.study.results import LOWEST_RATE, Model, Roc, false_rates
+from qat.tables import counted
 
 BINS = 61  #: of a histogram of weights
 #: What the letters of ``short_name`` mean, for the axis.
@@ -42,7 +43,7 @@ def accuracy_picture(models: Sequence[Model], pruned: Sequence[Model] | None = N
             _boxes(upper, [100 * model.accuracies for model in drawn], shift, colour, name)
         folds = len(models[0].folds)
         upper.set_ylabel("Accuracy in %")
-        title = f"{plain_text(models[0].data)}, {folds} fold{'s' if folds > 1 else ''}"
+        title = f"{plain_text(models[0].data)}, {counted(folds, 'fold')}"
         upper.set_title(title, fontsize=9, color="#555555")
         if pruned:
             picture.figure.legend(*upper.get_legend_handles_labels(), loc="outside upper right", ncols=2)
@@ -178,7 +179,7 @@ def weights_picture(models: Sequence[Model], layers: Sequence[Sequence[Layer]]) 
             axis.set_yscale("log")
             axis.set_ylim(top=4 * axis.get_ylim()[1])  # room for the shares
             layer = shown[0][1]
-            axis.set_title(f"{plain_text(layer.cost.name)} ({layer.weights.size:,} weights)", fontsize=9)
+            axis.set_title(f"{plain_text(layer.cost.name)} ({counted(layer.weights.size, 'weight')})", fontsize=9)
             if place % columns == 0:
                 axis.set_ylabel("Share of the weights")
             if place + columns >= count:

@@ -19,6 +19,7 @@ from qat.errors import QatError, shortened
 from qat.extras import how_to_install
 from qat.reading import reading
 from qat.study.store import check_database, locked
+from qat.tables import counted
 from qat.tasks import Task
 from qat.training.checkpoint import Checkpoint
 from qat.training.loop import train
@@ -236,7 +237,7 @@ def train_trial(
                 import optuna
 
                 words = good_words(checkpoint.task, goodness(checkpoint), epochs[-1].metric)
-                trial.set_user_attr("reason", f"{words} after {len(epochs)} epochs")
+                trial.set_user_attr("reason", f"{words} after {counted(len(epochs), 'epoch')}")
                 raise optuna.TrialPruned
 
     log = folder / "trials" / f"{digest}.log"

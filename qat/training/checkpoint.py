@@ -27,6 +27,7 @@ from qat.graph import Graph, Params
 from qat.graph.graph import MOST_PARAMETERS
 from qat.reading import LARGEST_JSON, kind_of, open_regular, reading
 from qat.registry import suffixed
+from qat.tables import counted
 from qat.tasks import Classification, Task
 from qat.training.monitor import Epoch, Progress
 from qat.vocabulary.listing import Listed, Listing, Row
@@ -131,15 +132,15 @@ class Checkpoint(Listed):
     def __repr__(self) -> str:
         kind = "quantized" if self.graph.is_quantized else "float"
         numbers = sum(math.prod(param.shape) for param in self.graph.params.values() if param.trainable)
-        return f"Checkpoint of {self.graph.name}, {kind}, step {self.step:,}, {numbers:,} parameters"
+        return f"Checkpoint of {self.graph.name}, {kind}, step {self.step:,}, {counted(numbers, 'parameter')}"
 
     @property
     def _listing(self) -> Listing:
         numbers = sum(array.nbytes for array in self.params.values())
         rows = [
             Row(("network", repr(self.graph))),
-            Row(("parameters", f"{len(self.params):,} arrays, {numbers:,} bytes")),
-            Row(("trained", f"{self.epoch:,} epochs, {self.step:,} steps")),
+            Row(("parameters", f"{counted(len(self.params), 'array')}, {numbers:,} bytes")),
+            Row(("trained", f"{counted(self.epoch, 'epoch')}, {counted(self.step, 'step')}")),
             Row(("task", type(self.task).__name__)),
         ]
         if self.class_names:

@@ -9,6 +9,7 @@ from typing import Any
 from qat.data import Dataset
 from qat.errors import QatError
 from qat.pruning.magnitude import pruners
+from qat.tables import counted
 from qat.training.checkpoint import Checkpoint
 from qat.training.lengths import steps_of_epoch
 from qat.training.recipe import Recipe
@@ -51,15 +52,16 @@ def course_of(
         check_continues(start, record)
         check_progress(start, recipe, steps)
     total = recipe.epochs * steps
+    trained = f"{counted(recipe.epochs, 'epoch')} {'has' if recipe.epochs == 1 else 'have'} {counted(total, 'step')}"
     if recipe.warmup >= total:
         raise QatError(
-            f"warmup: the rate rises for {recipe.warmup} steps, but {recipe.epochs} epochs have {total} steps, so that it "
+            f"warmup: the rate rises for {counted(recipe.warmup, 'step')}, but {trained}, so that it "
             "would never reach --lr; give fewer, as 5%"
         )
     counts_from = 1 + max((pruner.last for pruner in pruners(start.graph).values()), default=-1)
     if recipe.keep_best and counts_from > total:
         raise QatError(
-            f"keep_best: weights are pruned until step {counts_from}, but {recipe.epochs} epochs have {total} steps; train "
+            f"keep_best: weights are pruned until step {counts_from}, but {trained}; train "
             "more epochs, or let the pruning end before"
         )
     if start.step and start.progress.finished and start.history[0].get("epochs") != recipe.epochs:

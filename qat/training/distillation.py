@@ -12,6 +12,7 @@ import numpy as np
 from qat.data import Split
 from qat.deploy.interfaces import TrainingBackend, check_backend
 from qat.errors import QatError
+from qat.files import absolute
 from qat.graph import Graph
 from qat.passes.logits_graph import logits_graph
 from qat.training.checkpoint import Checkpoint
@@ -101,7 +102,7 @@ def teach(
     model = backend.lower(logits_graph(teacher.graph), teacher.params, device_target=device_target)
     logits = np.asarray(backend.predict(model, train.images), np.float32)
     digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
-    return Teaching(objective, (logits,), {"teacher": str(Path(path).absolute()), "teacher_sha256": digest})
+    return Teaching(objective, (logits,), {"teacher": absolute(path), "teacher_sha256": digest})
 
 
 def _words(shapes: list[tuple[int, ...]]) -> str:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from qat.data import Dataset
 from qat.errors import QatError, shortened
+from qat.tables import counted
 from qat.training.recipe import Recipe
 
 FORM = re.compile(r"(\d{1,12})(\.\d{1,12})?(ep|%)?")
@@ -43,7 +44,7 @@ class Span:
         return self.epoch * self.epochs
 
     def __str__(self) -> str:
-        return f"{self.steps} steps, {self.epochs} epochs of {self.epoch}"
+        return f"{counted(self.steps, 'step')}, {counted(self.epochs, 'epoch')} of {self.epoch}"
 
 
 def span_of(dataset: Dataset, recipe: Recipe) -> Span:
@@ -58,7 +59,7 @@ def steps_of_epoch(images: int, batch_size: int, source: str) -> int:
     """How many whole batches the training images give. Raises QatError where they give none."""
     if images < batch_size:
         raise QatError(
-            f"batch_size {batch_size} is larger than the {images} training images of {source}; use a smaller one"
+            f"batch_size {batch_size} is larger than the {counted(images, 'training image')} of {source}; use a smaller one"
         )
     return images // batch_size
 
@@ -92,7 +93,7 @@ class Length:
             raise QatError(f"{self.text} is more than the training; {ADVICE}")
 
     def __str__(self) -> str:
-        return self.text if self.most is None else f"{self.text}, at most {self.most} steps"
+        return self.text if self.most is None else f"{self.text}, at most {counted(self.most, 'step')}"
 
     @property
     def _parts(self) -> tuple[float, str]:

@@ -17,6 +17,7 @@ from qat.errors import QatError
 from qat.graph import Graph, Params
 from qat.passes.delays import with_delays
 from qat.registry import evaluation_ops
+from qat.tables import counted
 from qat.training.checkpoint import Checkpoint
 from qat.training.forward import NodeLoop
 from qat.vocabulary.arrays import Arrays, as_tuple, batches_of
@@ -149,8 +150,8 @@ def check_reestimation(graph: Graph, count: int, images: int) -> None:
         )
     if count and not 2 <= count <= images:
         raise QatError(
-            f"statistics of batch normalisation cannot be estimated over {count} of {images} images: two are the fewest that "
-            "have a variance, and some thousands are enough (--reestimate_bn)"
+            f"statistics of batch normalisation cannot be estimated over {count} of {counted(images, 'image')}: two are the "
+            "fewest that have a variance, and some thousands are enough (--reestimate_bn)"
         )
 
 

@@ -11,6 +11,7 @@ from qat.data import Dataset
 from qat.data.preparation import PLAIN
 from qat.deploy.interfaces import TrainingBackend
 from qat.errors import QatError
+from qat.files import absolute
 from qat.tasks import Classification, Loss, Task
 from qat.training.checkpoint import Checkpoint
 from qat.training.devices import threads_in_use
@@ -43,7 +44,7 @@ def training_record(
         "device_target": device_target,
         "compile": compile,
         "data": dataset.name,
-        "data_path": str(source.absolute()) if source.exists() else dataset.source,
+        "data_path": absolute(source) if source.exists() else dataset.source,
         **prepared,
         **asdict(recipe),
         "augment": [*recipe.augment],  # as JSON gives it back

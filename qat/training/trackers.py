@@ -18,7 +18,7 @@ from qat.extras import how_to_install
 from qat.plugins import Group, own_object
 from qat.training.event_file import EventFile
 
-__all__ = ["MLflow", "TensorBoard", "Tracker", "WandB", "create", "opened"]
+__all__ = ["MLflow", "TellsFailure", "TensorBoard", "Tracker", "WandB", "create", "opened"]
 
 METHODS = ("log_params", "log_metrics", "close")
 LONGEST = 500  #: characters of a setting; MLflow takes no more in all its releases
@@ -36,6 +36,14 @@ class Tracker(Protocol):
 
     def close(self) -> None:
         """Nothing more comes."""
+
+
+@runtime_checkable
+class TellsFailure(Protocol):
+    """What a tracker has beside that shows whether a training came to its end."""
+
+    def fail(self) -> None:
+        """In place of ``close``: nothing more comes, since the training ended by an error or was interrupted."""
 
 
 class TensorBoard:
@@ -107,6 +115,11 @@ class MLflow:
         if self._own:
             self._mlflow.end_run()
 
+    def fail(self) -> None:
+        """As ``TellsFailure`` has it: the run's status is FAILED, unless it was active before."""
+        if self._own:
+            self._mlflow.end_run("FAILED")
+
 
 class WandB:
     """A run of Weights & Biases, as its own settings say (WANDB_MODE=offline: without its server).
@@ -137,6 +150,10 @@ class WandB:
     def close(self) -> None:
         """As ``Tracker`` has it."""
         self.run.finish()
+
+    def fail(self) -> None:
+        """As ``TellsFailure`` has it: the run is shown as failed."""
+        self.run.finish(exit_code=1)
 
 
 TRACKERS: dict[str, Any] = {"tensorboard": TensorBoard, "mlflow": MLflow, "wandb": WandB}
@@ -175,7 +192,7 @@ def create(text: str) -> Tracker:
 
 @contextlib.contextmanager
 def opened(texts: Sequence[str]) -> Iterator[tuple[Tracker, ...]]:
-    """Trackers by their names, closed at the end.
+    """Trackers by their names, closed at the end. One that can tell (``TellsFailure``) is told where that came by an error.
 
     Args:
         texts: as ``create`` takes them.
@@ -191,7 +208,18 @@ def opened(texts: Sequence[str]) -> Iterator[tuple[Tracker, ...]]:
     ...     tracking[0].log_metrics({"train/loss": 0.5}, step=100)
     """
     with contextlib.ExitStack() as stack:
-        yield tuple(stack.enter_context(contextlib.closing(create(text))) for text in texts)
+        yield tuple(stack.enter_context(_closing(create(text))) for text in texts)
+
+
+@contextlib.contextmanager
+def _closing(tracker: Tracker) -> Iterator[Tracker]:
+    try:
+        yield tracker
+    except BaseException:
+        with contextlib.suppress(Exception):  # what ended the training is what has to be said
+            (tracker.fail if isinstance(tracker, TellsFailure) else tracker.close)()
+        raise
+    tracker.close()
 
 
 def check_trackers(trackers: Iterable[Tracker]) -> tuple[Tracker, ...]:

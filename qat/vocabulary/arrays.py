@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from qat.errors import QatError
+from qat.tables import counted
 from qat.vocabulary.ops import Array
 from qat.vocabulary.rows import Rows, in_order
 
@@ -174,7 +175,7 @@ def check_samples(inputs: Sequence[Any], specs: Sequence[ArraySpec], kind: type 
         QatError: saying what to do with the given tensors.
     """
     if len(inputs) != len(specs):
-        inputs_of, arrays = _counted(len(specs), "input"), _counted(len(inputs), "array")
+        inputs_of, arrays = counted(len(specs), "input"), counted(len(inputs), "array")
         raise QatError(f"{name}: has {inputs_of} but got {arrays}; give one for each, (N, C, H, W) or (N, F)")
     counts = []
     for spec, x in zip(specs, inputs, strict=True):
@@ -288,7 +289,3 @@ def _shown(dtype: Any) -> str:
 def _dtype_name(dtype: Any) -> str:
     """Its name as NumPy's, whatever the framework calls it: "torch.uint8", "UInt8"."""
     return _shown(dtype).lower().rpartition(".")[2]
-
-
-def _counted(count: int, word: str) -> str:
-    return f"{count} {word}{'s' * (count != 1)}"

@@ -27,6 +27,7 @@ from qat.integer import IntegerGraph
 from qat.passes.to_integer import to_integer
 from qat.passes.unit_inputs import unit_inputs
 from qat.registry import TARGETS, evaluation_ops
+from qat.tables import counted
 from qat.tasks import main
 from qat.training.checkpoint import Checkpoint
 from qat.training.distillation import teach
@@ -123,7 +124,7 @@ def make(entry: Entry, places: Places, order: Order, say: Say = lambda text: Non
     dataset = dataset.resized(float_.graph.input_specs[0].shape, float_.preparation)
     check_labels(float_.graph, dataset, task)
     metric, figure = main(evaluate_metrics(backend, float_, dataset.test, device_target=order.device_target))
-    say(f"{entry.name}: {task.words(metric, figure)} in float on {len(dataset.test):,} test samples")
+    say(f"{entry.name}: {task.words(metric, figure)} in float on {counted(len(dataset.test), 'test sample')}")
     work = _Work(entry, order, path, float_, dataset, compared(entry, places, dataset), metric, say)
     widths, certificates = {}, []
     for width in order.widths:

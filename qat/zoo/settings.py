@@ -9,6 +9,7 @@ from typing import Any
 import qat
 from qat.graph import Graph
 from qat.passes.few_bits import TABLE, edge_layers
+from qat.tables import counted
 from qat.training.recipe import Recipe
 
 SEED = 0  #: of the choice of calibration images
@@ -30,7 +31,7 @@ class Way:
 
     def __str__(self) -> str:
         if self.recipe is not None:
-            return f"trained, {self.recipe.epochs} epoch{'s' * (self.recipe.epochs > 1)}"
+            return f"trained, {counted(self.recipe.epochs, 'epoch')}"
         return "calibrated"
 
 

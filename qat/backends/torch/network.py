@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -129,12 +129,13 @@ class LoweredNetwork(Lowered, torch.nn.Module):
     def get_extra_state(self) -> dict[str, int]:
         """What state_dict keeps beside the tensors: the steps that the quant_delay counts."""
         if torch.onnx.is_in_onnx_export():  # it takes the state first
-            raise self._not_exported("torch.onnx.export")
+            self._refuse_export("torch.onnx.export")
         return {"step": self.step}
 
-    def _not_exported(self, what: str) -> QatError:
+    @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # called while traced, so that its error is seen
+    def _refuse_export(self, what: str) -> NoReturn:
         quantized, floats = "qat.export(model, 'net.onnx')", "qat.target('ONNX').export_float(graph, params, path)"
-        return QatError(
+        raise QatError(
             f"{self.graph.name}: {what} cannot write it, since what it computes is settled in NumPy, outside of what torch "
             f"sees; use {quantized if self.graph.is_quantized else floats}"
         )
@@ -146,7 +147,7 @@ class LoweredNetwork(Lowered, torch.nn.Module):
     def forward(self, *inputs: Tensor) -> Any:
         """Real outputs: one tensor, or a tuple where the network has several."""
         if self.graph.is_quantized and torch.compiler.is_exporting():
-            raise self._not_exported("torch.export")
+            self._refuse_export("torch.export")
         check_samples(inputs, self.graph.input_specs, Tensor, self.graph.name)
         if torch.jit.is_tracing():  # type: ignore[attr-defined,no-untyped-call]
             inputs = tuple(map(_held, inputs, self.graph.input_specs))

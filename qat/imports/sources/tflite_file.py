@@ -41,6 +41,7 @@ from qat.imports.sources.tflite_data import (
 )
 from qat.imports.sources.tflite_operations import CONTROL, FOLDED, OF_SEVERAL, RESHAPES, results, steps_of
 from qat.reading import read_file, reading, reason_of
+from qat.tables import counted
 from qat.vocabulary.arrays import ArraySpec
 from qat.vocabulary.ops import Array
 
@@ -122,9 +123,9 @@ class _Reader:
             raise ValueError("it has no inputs or outputs, or one that nothing computes")
         if self.real:
             self.notes.append(
-                f"{Path(self.path).name} has int8 weights in {len(self.real)} layers (dynamic range quantization): they are "
-                "the real numbers that they stand for, here and in the copy of the file that was compared. From the file "
-                "itself LiteRT computes other numbers, because it quantizes activations too, for each sample anew"
+                f"{Path(self.path).name} has int8 weights in {counted(len(self.real), 'layer')} (dynamic range quantization): "
+                "they are the real numbers that they stand for, here and in the copy of the file that was compared. From the "
+                "file itself LiteRT computes other numbers, because it quantizes activations too, for each sample anew"
             )
         self.listing.check_outputs(self.path, outputs)
         return Program(name, inputs, self.listing.needed(outputs), outputs, self.listing.shapes(self.known), ties=True)

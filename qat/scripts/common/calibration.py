@@ -19,6 +19,7 @@ from qat.errors import QatError
 from qat.registry import evaluation_ops
 from qat.scripts.common.flags import boolean
 from qat.scripts.common.printing import told
+from qat.tables import counted
 from qat.training.checkpoint import Checkpoint
 from qat.vocabulary.arrays import Arrays, as_arrays, as_tuple
 
@@ -155,7 +156,7 @@ def print_decisions(record: Mapping[str, Any]) -> None:
             for decision in record["decisions"]
             for name, sqnr in decision["sqnr"].items()
         ]
-        images = f"{record['held_back']:,} of {record['images']:,} images"
+        images = f"{record['held_back']:,} of {counted(record['images'], 'image')}"
         columns = [
             Column("setting"),
             Column("value"),
@@ -164,6 +165,5 @@ def print_decisions(record: Mapping[str, Any]) -> None:
         ]
         print_table(f"Chosen by the outputs' SQNR on {images}", columns, rows, "decisions")
     elif record["images"] < FEWEST:
-        print(
-            f"{record['images']} images are too few to choose settings by; of {FEWEST} and more some would be held back"
-        )
+        few = f"{counted(record['images'], 'image')} {'is' if record['images'] == 1 else 'are'}"
+        print(f"{few} too few to choose settings by; of {FEWEST} and more some would be held back")

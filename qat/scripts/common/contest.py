@@ -28,6 +28,7 @@ from qat.scripts.common.files import load_data
 from qat.scripts.common.flags import seed
 from qat.scripts.common.plan import add_writing_arguments, of_data, stop_if_dry
 from qat.scripts.common.printing import print_arithmetic
+from qat.tables import counted
 from qat.tasks import Classification
 from qat.training.checkpoint import Checkpoint
 from qat.training.loop import evaluate_accuracy, train
@@ -151,8 +152,8 @@ def train_stages(args: argparse.Namespace, graph: Graph, stages: Sequence[Stage]
                 )
             if last is not None and args.epoch_start == first and before is not None and last.epoch != before:
                 raise QatError(
-                    f"{args.last_checkpoint}: has {last.epoch} epochs of its part of the training, but --epoch-start "
-                    f"{args.epoch_start} goes on from epoch-{args.epoch_start - 1}.ckpt, which has {before}"
+                    f"{args.last_checkpoint}: has {counted(last.epoch, 'epoch')} of its part of the training, but "
+                    f"--epoch-start {args.epoch_start} goes on from epoch-{args.epoch_start - 1}.ckpt, which has {before}"
                 )
             start = last if last is not None and inside else stage.begin(last)
 
@@ -228,7 +229,7 @@ def measure(
             row = (Path(path).stem, top1, times.median, quartiles, alone_ms)
             rows.append((*row, *counts))
     words = "ONNX Runtime, one thread" if runtime == ONNX else runtime
-    print_table(f"{words}, batch {batch_size}, {len(splits[0]):,} images", COLUMNS, rows, "models")
+    print_table(f"{words}, batch {batch_size}, {counted(len(splits[0]), 'image')}", COLUMNS, rows, "models")
     return found
 
 

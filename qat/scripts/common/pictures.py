@@ -213,7 +213,7 @@ def print_accuracy(classifier: Classifier, test_path: str, args: argparse.Namesp
     metrics = classifier.task.metrics(cast(Any, classifier.graph), found, split)
     print_metrics(classifier.task, metrics, f" on {len(split):,} {what}")
     if args is not None:
-        print_classes(args, classifier.task, found, split.labels, classifier.names or names)
+        print_classes(args, classifier.task, found, split.labels, classifier.names, names)
 
 
 def _print_metrics(classifier: Classifier, test_path: str, args: argparse.Namespace | None) -> None:
@@ -228,7 +228,7 @@ def _print_metrics(classifier: Classifier, test_path: str, args: argparse.Namesp
     result(model=classifier.path, task=task.name, samples=len(split))
     print_metrics(task, task.metrics(graph, found, split))
     if args is not None:
-        print_classes(args, task, found, split.labels, classifier.names or dataset.class_names)
+        print_classes(args, task, found, split.labels, classifier.names, dataset.class_names)
 
 
 def _test_samples(classifier: Classifier, test_path: str) -> tuple[Split, Sequence[str], bool]:

@@ -15,6 +15,7 @@ from qat.data import Dataset, Split
 from qat.deploy.certificate import REFERENCE, Certificate
 from qat.graph import Graph
 from qat.integer.fixed_point import ARITHMETICS
+from qat.tables import counted
 from qat.tasks import Task, main
 from qat.training.checkpoint import Checkpoint
 from qat.training.loop import evaluate_metrics
@@ -113,7 +114,7 @@ def print_certificate(certificate: Certificate) -> None:
     arithmetic = "" if certificate.arithmetic == "float" else f", arithmetic {certificate.arithmetic}"
     result(certificate=json.loads(certificate.to_json()), passed=certificate.passed)
     print_table(
-        f"Certificate: {certificate.file}, {certificate.images:,} samples ({certificate.data}){arithmetic}",
+        f"Certificate: {certificate.file}, {counted(certificate.images, 'sample')} ({certificate.data}){arithmetic}",
         columns,
         rows,
         "engines",

@@ -19,6 +19,7 @@ from qat.data import Dataset
 from qat.errors import QatError
 from qat.registry import evaluation_ops, target_names
 from qat.scripts.common.calibration import AUTO, calibrated, calibration_images, check_calibration, print_calibration
+from qat.tables import counted
 from qat.training.checkpoint import Checkpoint
 
 TARGETS = ("target_drop", "target_sqnr")  #: one of which asks for a repair
@@ -92,7 +93,7 @@ def repaired(args: argparse.Namespace, checkpoint: Checkpoint, dataset: Dataset,
     order = np.random.default_rng(args.seed).permutation(count)  # whose first ones calibrate
     decide_on = dataset.train.chosen(np.sort(order[count - most :])).in_memory()
     both = max(0, most + args.images - count)
-    print(f"deciding on {most:,} training images" + (f", {both:,} of which calibrate too" if both else ""))
+    print(f"deciding on {counted(most, 'training image')}" + (f", {both:,} of which calibrate too" if both else ""))
     found = _Calibrations(args, checkpoint, dataset)
     if found.refines:
         print(
@@ -178,7 +179,7 @@ def print_repair(found: Repair, *, bops: bool = False) -> None:
     without = f"{amount(found.drop_before, found.unit)} with nothing raised"
     error = "" if found.standard_error is None else f", standard error {amount(found.standard_error, found.unit)}"
     result(
-        f"{measured}: {drop} on {found.samples:,} training images{error}; {without}",
+        f"{measured}: {drop} on {counted(found.samples, 'training image')}{error}; {without}",
         drop=found.drop,
         drop_before=found.drop_before,
         drop_unit=found.unit or None,

@@ -10,6 +10,7 @@ from qat.console import note, result
 from qat.errors import QatError
 from qat.pruning.magnitude import count_zeros, prune_weights, pruners, unfinished
 from qat.scripts.common.flags import length
+from qat.tables import counted
 from qat.training.checkpoint import Checkpoint
 from qat.training.lengths import Length, Span
 
@@ -72,4 +73,6 @@ def report(checkpoint: Checkpoint) -> None:
         last = max(pruner.last for pruner in found)
         note(f"{checkpoint.step} steps were trained, but pruning ends at step {last}; lower --sparsity_end")
     zeros, weights = count_zeros(checkpoint.graph, checkpoint.params)
-    result(f"Sparsity: {100 * zeros / weights:.2f} % of {weights:,} weights are 0", zeros=zeros, weights=weights)
+    result(
+        f"Sparsity: {100 * zeros / weights:.2f} % of {counted(weights, 'weight')} are 0", zeros=zeros, weights=weights
+    )

@@ -19,11 +19,12 @@ from qat.cli import REPEATED, Parser, command_parser, main
 from qat.commands import COMMANDS
 from qat.data.loading import exists
 from qat.errors import QatError, shortened
-from qat.files import check_writable, watched_writes, write_atomically
+from qat.files import check_writable, open_file, watched_writes, write_atomically
 from qat.passes.quant_config import read_yaml
-from qat.reading import LARGEST_JSON, read_file, reading
+from qat.reading import LARGEST_JSON, kind_of, read_file, reading
 from qat.registry import suffixed
 from qat.run_file import CHECKPOINT, RECORD, beside, digest, digest_of_settings, flags_of, inputs_of
+from qat.scripts.common.plan import RECORDED
 from qat.training.checkpoint import Checkpoint
 
 COMMON = "common"  #: the section whose keys are of every step that has such a flag
@@ -76,6 +77,7 @@ class Plan:
         self._floats: list[str] = []
         self._kept = path.with_name(f".{path.name}.done")
         self._done: list[dict[str, Any]] = [] if record else self._read_done()
+        self._written = self._known()
 
     @contextlib.contextmanager
     def in_its_folder(self) -> Iterator[None]:
@@ -154,13 +156,16 @@ class Plan:
         step.arguments = _arguments(step.flags, parser, step.where)
         going_on = self.goes_on(step)
         arguments = [*step.arguments, "--resume"] if going_on else step.arguments
-        if "--yes" in parser._option_string_actions and self._made_before(number):
-            arguments = [*arguments, "--yes"]  # what is replaced is what this step wrote
+        earlier = {path: value for entry in self._done[number:] for path, value in _outputs(entry).items()}
         del self._done[number:]
-        self._note({"begun": self._begun(step, ())})
+        self._note({"begun": self._begun(step, ()), "earlier": earlier})
         heard = _Heard(sys.stdout)
-        with watched_writes() as written, contextlib.redirect_stdout(heard), self._as_before(step):
-            status = main([step.command, *arguments])
+        own = RECORDED.set(self._written)
+        try:
+            with watched_writes() as written, contextlib.redirect_stdout(heard), self._as_before(step):
+                status = main([step.command, *arguments])
+        finally:
+            RECORDED.reset(own)
         if status:
             return status
         outputs = [str(path) for path in dict.fromkeys(written) if path.is_file()]
@@ -169,9 +174,9 @@ class Plan:
         self._take(outputs)
         digests = {path: digest(path) for path in outputs if not path.endswith(beside("").name)}
         self._done.pop()
-        self._note(
-            {"begun": self._begun(step, outputs), "outputs": digests, "printed": heard.text if not digests else ""}
-        )
+        printed = heard.text if not digests else ""
+        begun = self._begun(step, outputs)
+        self._note({"begun": begun, "earlier": earlier, "outputs": digests, "printed": printed})
         return 0
 
     @contextlib.contextmanager
@@ -186,9 +191,10 @@ class Plan:
         finally:
             REPEATED.reset(token)
 
-    def _made_before(self, number: int) -> bool:
-        """Whether what a step writes was written by it before."""
-        return bool(self.record) or (number < len(self._done) and "outputs" in self._done[number])
+    def _known(self) -> dict[str, str]:
+        """What these steps are known to have written: digests by real path."""
+        outputs = [self.record.get("outputs") or {}, *map(_outputs, self._done)]
+        return {os.path.realpath(self.path.parent / path): value for each in outputs for path, value in each.items()}
 
     def _finished(self, step: Step) -> int:
         """What ``run`` notes of a training that was there already, where its name is known; else it is run anew."""
@@ -270,6 +276,7 @@ class Plan:
 
     def _note(self, entry: dict[str, Any]) -> None:
         self._done.append(entry)
+        self._written |= self._known()
         if not self.record:
             write_atomically(Path(self._kept.name), json.dumps(self._done, indent=1).encode())
 
@@ -280,8 +287,14 @@ class Plan:
         with contextlib.suppress(QatError, OSError), reading(self._kept, "steps", "remove it"):
             found = json.loads(read_file(self._kept, "remove it", limit=LARGEST_JSON))
             if isinstance(found, list) and all(isinstance(x, dict) and isinstance(x.get("begun"), dict) for x in found):
-                return [x for x in found if "outputs" not in x or (isinstance(x["outputs"], dict) and "printed" in x)]
+                whole = [x for x in found if isinstance(x.get("earlier", {}), dict)]
+                return [x for x in whole if "outputs" not in x or (isinstance(x["outputs"], dict) and "printed" in x)]
         return []
+
+
+def _outputs(entry: dict[str, Any]) -> dict[str, str]:
+    """Digests by path of what a step wrote and, where it was run anew, what it and those after it had written before."""
+    return {**entry.get("earlier", {}), **entry.get("outputs", {})}
 
 
 class _Heard:
@@ -313,6 +326,7 @@ def read_plan(path: str | Path) -> Plan:
     """
     path = Path(path).absolute()
     shown = os.path.relpath(path)
+    _check_kind(path, shown)
     data = read_yaml(path, ADVICE)
     if not isinstance(data, dict) or not data:
         raise QatError(f"{shown}: holds {type(data).__name__} where sections are expected; {ADVICE}")
@@ -339,9 +353,24 @@ def read_plan(path: str | Path) -> Plan:
     return Plan(path, steps, record)
 
 
+def _check_kind(path: Path, shown: str) -> None:
+    """Raise QatError for what a command made, in place of the file that lies beside it, and for other binary files."""
+    made = "a checkpoint" if path.suffix == CHECKPOINT else "an exported file" if suffixed(path) else None
+    if made is not None and path.is_file():
+        there = beside(path).is_file()
+        advice = f"give {beside(shown)}, which repeats what made it" if there else "give the YAML file of a run"
+        raise QatError(f"{shown}: is {made}, not a list of steps; {advice}")
+    with contextlib.suppress(OSError, ValueError), open_file(path) as file:  # whose error reading it has
+        if b"\0" in file.read(1 << 10):
+            kind = kind_of(path) or ("is no text",)
+            raise QatError(f"{shown}: {kind[0]}, not a list of steps; give the YAML file of a run")
+
+
 def _section(value: Any, where: str) -> dict[str, Any]:
     if value is None:
         return {}
+    if isinstance(value, dict) and True in value:  # as YAML reads a key that is called yes
+        value = {"yes" if key is True else key: x for key, x in value.items()}
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
         raise QatError(f"{where}: holds {type(value).__name__} where flags and values are expected, as epochs: 3")
     return value

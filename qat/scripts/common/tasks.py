@@ -15,6 +15,7 @@ import numpy as np
 from qat import tasks
 from qat.console import print_table, result, wrote
 from qat.data import Dataset
+from qat.data.class_names import class_names
 from qat.errors import QatError, one_line, shortened
 from qat.files import check_writable, write_atomically
 from qat.graph import Graph
@@ -136,28 +137,22 @@ def check_class_arguments(args: argparse.Namespace) -> None:
         check_writable(args.confusion)
 
 
-def print_classes(
-    args: argparse.Namespace, task: tasks.Task, outputs: Any, labels: Any, class_names: Sequence[str]
-) -> None:
-    """What --per_class and --confusion ask for."""
+def print_classes(args: argparse.Namespace, task: tasks.Task, outputs: Any, labels: Any, *known: Sequence[str]) -> None:
+    """What --per_class and --confusion ask for. known: names of the classes, as ``class_names`` takes them."""
     if args.per_class:
         for table in task.per_class(outputs, labels):
-            names = _named(table.names, class_names)
+            names = class_names(table.names, *known)
             rows = [(name, *row) for name, row in zip(names, table.rows, strict=True)]
             print_table(table.title, (table.what, *table.columns), rows, "per_class")
     if args.confusion:
         counts = task.confusion(outputs, labels)
-        names = _named(tuple(map(str, range(len(counts)))), class_names)
+        names = class_names(len(counts), *known)
         result(confusion={"classes": names, "counts": counts})
         write_atomically(args.confusion, _csv(counts, names).encode())
         if len(counts) <= MOST_SHOWN:
             rows = [(name, *(f"{n:,}" for n in row)) for name, row in zip(names, counts.tolist(), strict=True)]
             print_table("Confusion matrix: a row for each true class", ("taken for", *names), rows, None)
         wrote(args.confusion, "wrote")
-
-
-def _named(numbers: Sequence[str], class_names: Sequence[str]) -> list[str]:
-    return list(class_names if len(class_names) == len(numbers) else numbers)
 
 
 def _csv(counts: Array, names: Sequence[str]) -> str:

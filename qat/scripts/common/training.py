@@ -22,6 +22,7 @@ from qat.scripts.common.flags import PREPARATION, boolean, length, print_fitted,
 from qat.scripts.common.plan import add_writing_arguments, check_outputs, of_data, of_graph, stop_if_dry
 from qat.scripts.common.printing import note_if_guessing, print_arithmetic, print_metrics, told
 from qat.scripts.common.tasks import add_loss_arguments, add_task_argument, loss_of, with_task, with_weights
+from qat.tables import counted
 from qat.training import trackers
 from qat.training.checkpoint import Checkpoint
 from qat.training.devices import available_cores, threads_in_use, use_threads
@@ -246,8 +247,8 @@ def train_and_save(
         backend.lower(start.graph, start.params, device_target=args.device_target)  # or its QatError, as for a device
     stop_if_dry(
         args,
-        f"train {plan.epochs} epochs of {span.steps // max(plan.epochs, 1):,} steps on {args.backend}, batches of "
-        f"{plan.batch_size}, lr {plan.lr:g}" + (f", from epoch {start.epoch + 1}" if start.epoch else ""),
+        f"train {counted(plan.epochs, 'epoch')} of {counted(span.steps // max(plan.epochs, 1), 'step')} on {args.backend}, "
+        f"batches of {plan.batch_size}, lr {plan.lr:g}" + (f", from epoch {start.epoch + 1}" if start.epoch else ""),
         reads=[(args.ckpt_path or args.network, of_graph(start.graph)), (args.data_path, of_data(dataset))],
         writes=[path, *filter(None, [args.log_path])],
     )

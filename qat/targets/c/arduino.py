@@ -15,10 +15,12 @@ from qat.integer.ends import REAL, FileInput, FileOutput
 from qat.targets.c.file import File, load, write
 from qat.targets.c.text import ctype
 
+LIBRARY, EXAMPLE = "library.properties", ".ino"  #: the file at the top of the folder, and the ending of a sketch
+AUTHOR = "author=qat export"
 PROPERTIES = """\
 name={name}
 version=1.0.0
-author=qat export
+{author}
 maintainer=qat export
 sentence=A quantized neural network, {network}, as plain C.
 paragraph={own}_run computes one sample. The header says how it is fed. It needs no heap and no other library.
@@ -95,19 +97,40 @@ def arduino_library(path: str | Path, folder: str | Path) -> list[Path]:
         raise QatError(
             f"{path}: its weights are in a file of their own, which Arduino does not build; export it without --weights_file"
         )
-    source = folder / "src" / f"{name}.c"
+    source, header, properties, example = library_files(path, folder)
+    network = file.source[3:].partition(",")[0]
     contents = {
-        folder / "library.properties": PROPERTIES.format(
-            name=name, own=file.model["name"], network=file.source[3:].partition(",")[0]
-        ),
-        folder / "examples" / name / f"{name}.ino": sketch(file, name),
+        properties: PROPERTIES.format(author=AUTHOR, name=name, own=file.model["name"], network=network),
+        example: sketch(file, name),
     }
     for each in (source, *contents):
         check_writable(each)
     write(source, file.source, file.header, file.metadata)
     for each, text in contents.items():
         write_atomically(each, text.encode())
-    return [source, source.with_suffix(".h"), *contents]
+    return [source, header, *contents]
+
+
+def library_files(path: str | Path, folder: str | Path) -> list[Path]:
+    """What ``arduino_library`` writes: the source, its header, the properties and the example."""
+    name, folder = Path(path).stem, Path(folder)
+    source = folder / "src" / f"{name}.c"
+    return [source, source.with_suffix(".h"), folder / LIBRARY, folder / "examples" / name / f"{name}{EXAMPLE}"]
+
+
+def wrote(path: Path) -> bool:
+    """Whether a properties file or an example is what ``arduino_library`` wrote: an example that was changed since is not.
+
+    Args:
+        path: Of the file, in its library's folder.
+    """
+    if path.name == LIBRARY:
+        return AUTHOR in path.read_text(encoding="utf-8", errors="replace").splitlines()
+    name = path.stem
+    try:
+        return path.read_bytes() == sketch(load(path.parents[2] / "src" / f"{name}.c"), name).encode()
+    except QatError:
+        return False
 
 
 def sketch(file: File, name: str) -> str:

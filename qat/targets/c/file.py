@@ -21,7 +21,7 @@ from qat.names import check_stored
 from qat.reading import reading
 from qat.targets.c.constants import IN_FILE, WEIGHTS_SUFFIX
 from qat.targets.c.ends import own_codes, own_pixels
-from qat.targets.c.text import DIGEST, METADATA, MODEL, comment
+from qat.targets.c.text import DIGEST, METADATA, MODEL, WRITTEN_BY, comment
 from qat.vocabulary.fields import check_type
 
 
@@ -70,6 +70,20 @@ def write(path: Path, source: str, header: bytes, metadata: Mapping[str, str], w
         beside[path.with_suffix(WEIGHTS_SUFFIX)] = weights
     content = (source + comment(METADATA, dict(metadata))).encode()
     write_together({path: content + comment(DIGEST, _digest(content, *beside.values())).encode(), **beside})
+
+
+def wrote(path: Path) -> bool:
+    """Whether a .c file, or what lies beside one, is what ``write`` wrote: the digest tells. A header that has lost its source
+    says so in its first line.
+    """
+    source = path.with_suffix(".c")
+    if path.suffix == ".h" and not source.exists():
+        return WRITTEN_BY.encode() in path.read_bytes().partition(b"\n")[0]
+    try:
+        file = load(source)
+    except QatError:
+        return False
+    return path.suffix != WEIGHTS_SUFFIX or file.weights is not None
 
 
 def _digest(*contents: bytes) -> str:

@@ -25,8 +25,12 @@ from qat.integer.ends import METADATA, OWN, FileTensors
 from qat.integer.fixed_point import check_arithmetic
 from qat.integer.widths import check_packing
 from qat.registry import TARGETS
+from qat.targets.c import arduino
+from qat.targets.c import file as c_file
 from qat.targets.c.arduino import arduino_library as arduino_library  # of qat.deploy.interfaces.MakesArduinoLibrary
+from qat.targets.c.arduino import library_files as library_files
 from qat.targets.c.clock import clocked, timed_options
+from qat.targets.c.constants import WEIGHTS_SUFFIX
 from qat.targets.c.cortex_m.cores import CORES
 from qat.targets.c.cortex_m.cores import emulator as emulator  # of qat.deploy.measuring.IsEmulated
 from qat.targets.c.cortex_m.measure import measure as measure  # of qat.deploy.measuring.IsEmulated
@@ -83,6 +87,18 @@ def export(
     source, header = writer.files(path.with_suffix(".h").name)
     weights = None if writer.weights_file is None else bytes(writer.weights_file)
     write(path, source, header.encode(), {METADATA: ends.to_json(), ARITHMETIC: arithmetic}, weights)
+
+
+def files(path: str | Path, *, weights_file: str = NO, **options: str) -> list[Path]:
+    """The source, its header, and with ``weights_file`` the weights: what ``export`` writes."""
+    path, own_file = Path(path), check_switch("weights_file", weights_file)
+    return [path, path.with_suffix(".h"), *([path.with_suffix(WEIGHTS_SUFFIX)] if own_file else [])]
+
+
+def wrote(path: Path) -> bool:
+    """Whether a file, of an export or of a library for Arduino, is what was written."""
+    of_library = path.name == arduino.LIBRARY or path.suffix == arduino.EXAMPLE
+    return arduino.wrote(path) if of_library else c_file.wrote(path)
 
 
 def _arithmetic(graph: IntegerGraph, arithmetic: str | None) -> str:

@@ -15,6 +15,7 @@ from qat.vocabulary.ops import Array
 
 WIDTH = 116  #: of lines of numbers
 MODEL, METADATA, DIGEST = "qat-model", "qat-metadata", "qat-sha256"  #: comments of one line at the end of the file
+WRITTEN_BY = "Written by qat export; do not change it."  #: in the first line of a source and of a header
 
 
 def comment(key: str, value: object) -> str:

@@ -54,7 +54,7 @@ from qat.targets.c.kernels.main import MAIN
 from qat.targets.c.layout import scratch
 from qat.targets.c.linear import LinearWriter
 from qat.targets.c.means import add_means
-from qat.targets.c.text import MODEL, comment, ctype, plain, stored_axis, stored_shape, stored_type, width
+from qat.targets.c.text import MODEL, WRITTEN_BY, comment, ctype, plain, stored_axis, stored_shape, stored_type, width
 from qat.targets.common import no_form
 from qat.vocabulary.listing import dimensions
 
@@ -127,7 +127,7 @@ class Writer(LinearWriter):
             steps += lines
             self.used |= used
         text = [
-            f"/* {self._title()}: see {header_name}. Written by qat export; do not change it. */\n",
+            f"/* {self._title()}: see {header_name}. {WRITTEN_BY} */\n",
             f'#include "{header_name}"\n',
             HEAD,
             f"#ifdef {self.upper}_TRACE\n#include <stdio.h>\n#define TRACED(codes, bytes) fwrite(codes, 1, bytes, stdout)\n"
@@ -213,7 +213,7 @@ class Writer(LinearWriter):
         elif uses_floats(self.ends):
             floats = "no heap, and floating point only to make codes of inputs or real numbers of codes"
         return f"""\
-/* {self._title()}. Written by qat export; do not change it.
+/* {self._title()}. {WRITTEN_BY}
  *
  * {self.name}_run computes one sample. Inputs: {inputs}, {image}.
  * Outputs: {outputs}, in the order of channels, rows, columns (CHW).
