@@ -12,6 +12,7 @@ from calibrations import PLAIN, calibrate
 from frameworks import HERE
 
 import qat
+from qat.analysis import moment_rounding
 from qat.cells.chosen_codes import weight_grid, with_codes, with_kept_scale, with_least_error
 from qat.cli import main
 from qat.errors import QatError, QatWarning
@@ -328,12 +329,13 @@ def test_the_history_says_what_became_of_each_block(checkpoint: qat.Checkpoint) 
     assert (record["iterations"], record["drop"], record["seed"]) == (100, 0.5, 0)
     assert [block["name"] for block in record["blocks"]] == ["first", "one .. two", "fc"]
     for block in record["blocks"]:
-        assert (block["after"] < block["before"]) or block["kept"] != "learned"
-        assert (block["kept"] == "learned") == (block["changed"] > 0.0)
+        assert block["after"] < block["before"]
+        assert block["kept"] in ("learned", "moments")
+        assert block["changed"] > 0.0
 
 
-def test_codes_are_next_to_the_float_weight(checkpoint: qat.Checkpoint) -> None:
-    """Within the range: the code below or above it, by the scale that the deployed file has."""
+def test_codes_are_near_the_float_weight(checkpoint: qat.Checkpoint) -> None:
+    """By the scale that the deployed file has, within its range; not all are next to it, since they make up for others."""
     nodes = [
         node for node in qat.to_integer(checkpoint.graph, checkpoint.params).nodes if f"{node.name}.weight" in PARAMS
     ]
@@ -349,7 +351,8 @@ def test_codes_are_next_to_the_float_weight(checkpoint: qat.Checkpoint) -> None:
         position = weight * (factor / node.weight_scale).reshape(shape)
         inside = np.abs(position) < 1.0
         off = np.abs(node.weight - position)[inside]
-        assert off.max() < 1.0 + 1e-4
+        assert off.max() < 2.0
+        assert np.mean(off < 1.0) > 0.9
         moved += np.count_nonzero(off > 0.51)
     assert moved > 20
 
@@ -363,7 +366,7 @@ def test_other_cells_keep_the_codes_that_were_learned() -> None:
         found = calibrate(graph, params, IMAGES, num_bits=(3, 8), rounding=few, arithmetic="fixed")
     record = found.history[0]["rounding"]["blocks"]
     assert [block["name"] for block in record] == ["first", "up", "depthwise", "fc"]
-    assert sum(block["kept"] == "learned" for block in record) >= 2
+    assert sum(block["kept"] in ("learned", "moments") for block in record) >= 3
     model = qat.backend("torch").lower(found.graph, found.params)
     wanted = qat.evaluate(qat.to_integer(found.graph, found.params), IMAGES)
     assert np.array_equal(qat.backend("torch").predict_codes(model, IMAGES), wanted)
@@ -376,7 +379,7 @@ def test_the_same_seed_gives_the_same_codes() -> None:
     assert any(not np.array_equal(other.params[name], array) for name, array in once.params.items())
 
 
-def test_a_block_for_which_learning_is_no_good_keeps_the_nearest_codes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_block_for_which_learning_is_no_good_keeps_other_codes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Codes that are turned round after they are learned are worse on what is held back."""
     from qat.analysis import rounding
 
@@ -388,15 +391,25 @@ def test_a_block_for_which_learning_is_no_good_keeps_the_nearest_codes(monkeypat
 
     monkeypatch.setattr(rounding._Learning, "_codes", wrong)
     found = learned(replace(ROUNDING, iterations=30), num_bits=(3, 8))
-    assert all(block["kept"].startswith("nearest") for block in found.history[0]["rounding"]["blocks"])
+    assert all(block["kept"] in ("nearest", "moments") for block in found.history[0]["rounding"]["blocks"])
 
 
-@pytest.mark.parametrize("backend", [name for name in HERE if name != "torch"])
-def test_other_backends_learn_too(backend: str, checkpoint: qat.Checkpoint) -> None:
+@pytest.mark.parametrize("backend", HERE)
+def test_every_backend_learns(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the nearest codes, where there are no moments to begin at, to much better ones."""
+    monkeypatch.setattr(moment_rounding, "MOST_INPUTS", 0)
     found = learned(replace(ROUNDING, backend=backend, iterations=20))
     record = found.history[0]["rounding"]["blocks"]
     assert [block["name"] for block in record] == ["first", "one .. two", "fc"]
     assert any(block["kept"] == "learned" and block["after"] < 0.9 * block["before"] for block in record)
+    assert all(block["kept"] in ("learned", "nearest, clipped", "nearest") for block in record)
+
+
+def test_learning_begins_at_the_codes_by_moments() -> None:
+    """With one iteration they hardly change, and they are far better than the nearest ones."""
+    found = learned(replace(ROUNDING, iterations=1), num_bits=(3, 8))
+    for block in found.history[0]["rounding"]["blocks"]:
+        assert block["after"] < 0.8 * block["before"]
 
 
 def test_the_codes_are_the_same_on_every_backend_and_in_every_file(checkpoint: qat.Checkpoint, tmp_path: Path) -> None:

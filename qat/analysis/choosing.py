@@ -33,6 +33,7 @@ CHECKED = 16  #: images on which a method that was asked for is compared with "m
 RUINED = 3.0  #: dB below "minmax" from which on there is a warning: twice the error
 ENOUGH = 30.0  #: dB with which there is none: an error of 3 % of the numbers
 CANDIDATES = ("minmax", "mse", "percentile")  #: candidates; of equal ones the first is taken
+EQUAL = 0.1  #: dB by which one has to be better than those before it: less is chance, of so few images
 
 #: How weights become codes: "learned" is ``qat.LearnedRounding``, which has settings of its own.
 ROUNDINGS = NEAREST, MOMENTS, LEARNED = "nearest", "moments", "learned"
@@ -190,8 +191,10 @@ def _rows(images: Arrays, which: Array) -> Arrays:
 
 
 def best(errors: Mapping[T, float]) -> T:
-    """The candidate with the smallest error, the first of equal ones; what is not finite is never the best."""
-    return min(errors, key=lambda key: errors[key] if isfinite(errors[key]) else inf)
+    """The first candidate whose error is the smallest but for less than 0.1 dB; what is not finite is never the best."""
+    found = {key: error if isfinite(error) else inf for key, error in errors.items()}
+    enough = min(found.values()) * 10.0 ** (EQUAL / 10.0)
+    return next(key for key, error in found.items() if error <= enough)
 
 
 def warn_if_ruined(judge: Judge, method: str, params: Mapping[str, Array], minmax: Mapping[str, Array]) -> None:

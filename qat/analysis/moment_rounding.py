@@ -39,8 +39,9 @@ def rounded_by_moments(graph: Graph, params: Mapping[str, Array], batches: Batch
     in the quantized one, whose earlier layers have their codes already, weights W' are found in two steps:
 
     1. What is lost before the layer is made up for: W' = W + W E[(x - x') x'^T] (H + c I)^-1, with H = E[x' x'^T] over images
-       and places, minimises E|W x - W' x'|^2 + c |W' - W|^2. c is 0.2 of the mean of H's diagonal (after Li et al., arXiv
-       2504.02692, who have no c).
+       and places, minimises E|W x - W' x'|^2 + c |W' - W|^2 (after Li et al., arXiv 2504.02692, who have no c). Of several c,
+       shares of the mean of H's diagonal, that is taken with which weights of one half of the images make the error of the
+       other half smallest, and W' = W where none makes it smaller.
     2. Weights are rounded one after another, that with the largest moment first, and those that follow change by
        -(w_j - q_j) / U_jj U_j, U the upper triangular matrix with U^T U = H^-1 (Frantar et al., arXiv 2210.17323, equations 2
        and 3 and section 3.3).
@@ -75,13 +76,14 @@ def rounded_by_moments(graph: Graph, params: Mapping[str, Array], batches: Batch
     count = sum(len(batch[0]) for batch in some)
     for place in watched(places, len(places) * count, lambda _: count, f"{graph.name}, rounding"):
         node = loop.steps[place].node
+        cell: Any = node.cell
         (name,), moment = node.inputs, Moment()
         for x, taken in zip(real.until(place), coded.until(place), strict=True):
             moment.add_inputs(node, graph.shapes[name], (x[name], taken[name]), places_of(count), ops)
         if not moment.rows:
             continue
         try:
-            chosen = node.full(with_moments(node.cell, node.own(own), moment))
+            chosen = node.full(with_moments(cell, node.own(own), moment))
         except QatError:  # its codes are not ours to choose
             continue
         own |= chosen
@@ -127,9 +129,8 @@ class Compensation:
     def __init__(self, moments: Array, damping: float = DAMPING) -> None:
         inputs = moments.shape[1]
         variances = np.diagonal(moments, axis1=1, axis2=2)
-        self._order = np.argsort(-variances, axis=1, kind="stable")[
-            :, np.newaxis, :
-        ]  # those that weigh most come first
+        # Those that weigh most come first.
+        self._order = np.argsort(-variances, axis=1, kind="stable")[:, np.newaxis, :]
         damped = _damped(moments, damping)
         ordered = np.take_along_axis(np.take_along_axis(damped, np.swapaxes(self._order, 1, 2), 1), self._order, 2)
         # Upper: its transpose times it is the inverse.
@@ -193,38 +194,58 @@ def _damped(moments: Array, share: float) -> Array:
 
 
 @dataclass
-class Moment:
-    """What a layer takes in both networks, by sums over rows of each group.
+class Sums:
+    """Over rows of what a layer takes.
 
     Attributes:
-        taken: of x' x'^T, x' in the quantized network; float64 (groups, inputs, inputs).
-        missing: of x' (x - x')^T, x in the float network, likewise.
-        rows: how many there are; 0: the layer takes no codes, or does not say what its outputs are sums of.
-        scale: of the codes that it takes.
+        taken: x' x'^T, x' in the quantized network; float64 (groups, inputs, inputs).
+        missing: x' (x - x')^T, x in the float network, likewise.
     """
 
     taken: Array = field(default_factory=lambda: np.zeros(()))
     missing: Array = field(default_factory=lambda: np.zeros(()))
-    rows: int = 0
-    scale: float = 1.0
-    first: Moment | None = None
-
-    def without(self, other: Moment) -> Moment:
-        """That of the rows which another one has not."""
-        return Moment(self.taken - other.taken, self.missing - other.missing, self.rows - other.rows)
 
     def add(self, real: Array, coded: Array) -> None:
-        """Count rows of what a layer takes in the float network and in the quantized one, (groups, rows, inputs)."""
-        self._add(real, coded)
-        half = coded.shape[1] // 2
-        self.first = self.first or Moment()
-        self.first._add(real[:, :half], coded[:, :half])
-
-    def _add(self, real: Array, coded: Array) -> None:
+        """Count rows of both networks, (groups, rows, inputs)."""
         transposed = np.swapaxes(coded, 1, 2)
         self.taken = self.taken + (transposed @ coded).astype(np.float64)
         self.missing = self.missing + (transposed @ (real - coded)).astype(np.float64)
+
+
+@dataclass
+class Moment:
+    """What a layer takes in both networks, by sums over rows of each group.
+
+    Attributes:
+        parts: the sums over the rows of one half of the images and of the other.
+        rows: how many there are; 0: the layer takes no codes, or does not say what its outputs are sums of.
+        scale: of the codes that it takes.
+    """
+
+    parts: tuple[Sums, Sums] = field(default_factory=lambda: (Sums(), Sums()))
+    rows: int = 0
+    scale: float = 1.0
+    _odd: bool = False
+
+    @property
+    def all(self) -> Sums:
+        """The sums over all rows."""
+        one, other = self.parts
+        return Sums(one.taken + other.taken, one.missing + other.missing)
+
+    def add(self, real: Array, coded: Array, samples: int) -> None:
+        """Count what a layer takes in the float network and in the quantized one.
+
+        Args:
+            real: rows, (groups, rows, inputs), as many of each sample.
+            coded: likewise.
+            samples: how many there are.
+        """
+        cut = (samples + self._odd) // 2 * (coded.shape[1] // samples)  # of single ones every other
+        for part, which in zip(self.parts, (slice(None, cut), slice(cut, None)), strict=True):
+            part.add(real[:, which], coded[:, which])
         self.rows += coded.shape[1]
+        self._odd = not self._odd
 
     def add_inputs(self, node: Node, shape: Shape, values: tuple[Value, Value], places: int, ops: Ops) -> None:
         """Count what a node takes.
@@ -242,9 +263,9 @@ class Moment:
             return
         scale: Any = coded.scale
         self.scale = float(ops.to_numpy(scale, "scalar").reshape(()))
-        rows = [cell.input_rows(ops.to_numpy(x.real(ops), "activation"), shape, places) for x in values]
-        if rows[0] is not None and rows[0].shape[2] <= MOST_INPUTS:
-            self.add(*rows)
+        real, taken = (cell.input_rows(ops.to_numpy(x.real(ops), "activation"), shape, places) for x in values)
+        if real is not None and real.shape[2] <= MOST_INPUTS:
+            self.add(real, taken, len(coded.data))
 
 
 def _may_choose(node: Node) -> bool:
@@ -277,34 +298,35 @@ def made_up_for(weight: Array, moment: Moment) -> Array:
     Returns:
         W' - W, likewise.
     """
-    lost, whole = weight @ np.swapaxes(moment.missing, 1, 2), moment.taken
-    first = moment.first
-    assert first is not None
-    halves = [(x.taken, weight @ np.swapaxes(x.missing, 1, 2)) for x in (first, moment.without(first))]
+    one, other = (_Lost.of(weight, sums) for sums in moment.parts)
+    gains = [other.gain(one.added(caution)) + one.gain(other.added(caution)) for caution in CAUTIONS]
+    if max(gains) <= 0.0:
+        return np.zeros(weight.shape)
+    return _Lost.of(weight, moment.all).added(CAUTIONS[int(np.argmax(gains))])
 
-    def added(taken: Array, lost: Array, caution: float) -> Array:
-        found: Array = np.swapaxes(np.linalg.solve(_damped(taken, caution), np.swapaxes(lost, 1, 2)), 1, 2)
-        return found
 
-    import os
+class _Lost(NamedTuple):
+    """What is lost before a layer, on some images.
 
-    PER = os.environ.get("PER")
-    gains = []
-    for caution in CAUTIONS:
-        gain = np.zeros(weight.shape[:2])
-        for (taken, missing), (other, wanted) in (halves, halves[::-1]):
-            delta = added(taken, missing, caution)
-            gain = gain + (2.0 * delta * wanted - (delta @ other) * delta).sum(axis=2)
-        gains.append(gain if PER else np.broadcast_to(gain.sum(), gain.shape))
-    best = np.argmax(gains, axis=0)
-    found = np.zeros(weight.shape)
-    for index, caution in enumerate(CAUTIONS):
-        chosen = (best == index) & (gains[index] > 0.0)
-        if chosen.any():
-            found = np.where(
-                chosen[:, :, np.newaxis], added(whole, lost, caution * float(os.environ.get("CF", "1"))), found
-            )
-    return found
+    Attributes:
+        taken: the sum of x' x'^T, x' what the layer takes in the quantized network (groups, inputs, inputs).
+        lost: that of W (x - x') x'^T (groups, outputs, inputs).
+    """
+
+    taken: Array
+    lost: Array
+
+    @classmethod
+    def of(cls, weight: Array, sums: Sums) -> _Lost:
+        return cls(sums.taken, weight @ np.swapaxes(sums.missing, 1, 2))
+
+    def added(self, caution: float) -> Array:
+        """W' - W."""
+        return np.swapaxes(np.linalg.solve(_damped(self.taken, caution), np.swapaxes(self.lost, 1, 2)), 1, 2)
+
+    def gain(self, added: Array) -> float:
+        """By how much the outputs' squared error falls with W + added."""
+        return float((2.0 * added * self.lost - (added @ self.taken) * added).sum())
 
 
 class Compensated(NamedTuple):
@@ -324,7 +346,8 @@ class Compensated(NamedTuple):
 def compensated(cell: LinearCell, own: Mapping[str, Array], moment: Moment) -> Compensated:
     """The codes that ``with_moments`` moves the weight to. Args and Raises: as there."""
     quantizer: Any = cell.weight_quantizer
-    mean, (groups, inputs) = moment.taken / moment.rows, moment.taken.shape[:2]
+    mean = moment.all.taken / moment.rows
+    groups, inputs = mean.shape[:2]
     scarce = 1.0 + inputs / moment.rows
     compensation = Compensation(mean, DAMPING * scarce)
     whole, best, least, made_up = with_kept_scale(cell, own, moment.scale), None, np.empty(0), np.empty(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from qat.analysis.ranges import in_steps
 from qat.cells.base import Context
@@ -47,10 +48,11 @@ class PausedPass:
         """
         loop, ops, begin = self._loop, self._loop.ops, self._at
         reads = {name for each in loop.steps[begin : end + 1] for name in each.node.inputs}
-        for number, batch in enumerate(self._waiting or self._batches):
-            kept = batch if isinstance(batch, dict) else {}
+        source: Iterable[Any] = self._waiting or self._batches
+        for number, batch in enumerate(source):
+            kept: dict[str, Kept] = batch if isinstance(batch, dict) else {}
             values = {name: kept[name].value(ops) for name in kept if name in reads}
-            if not isinstance(batch, dict):
+            if not kept:
                 values = loop.begin(loop.pixels(batch))
             for _ in in_steps(loop, self.context, values, begin, end):
                 pass

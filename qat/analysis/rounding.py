@@ -35,6 +35,7 @@ PLACES = 1 << 13  #: of a batch: what so many outputs of a channel ask for is en
 RATE = 0.1  #: of Adam
 CHECKED = 20  #: iterations between two looks at the penalty
 SMALLEST_ERROR = 1e-30  #: by which an output's error is divided
+CLIPPED = f"{NEAREST}, clipped"  #: the nearest codes of a range with the least error
 SETTLED = 1e-3  #: the mean penalty below which all weights are at one of their codes
 
 
@@ -82,9 +83,10 @@ class RoundedBlock:
         name: its layer, or the first and the last one.
         before: the squared error of its outputs, in shares of what they are squared, with the nearest codes, on images that are
             held back.
-        after: the same with learned ones.
-        kept: "learned", or what stays as better: "nearest", or "nearest, clipped" by a range with the least error.
-        changed: the share of its weights whose code is not the nearest one; 0 where those stay.
+        after: the same with those that are kept.
+        kept: "learned", or what is better there: those at which learning begins, by "moments" or, without any, the nearest
+            ones of a range with the least error, "nearest, clipped"; or the "nearest" ones.
+        changed: the share of its weights whose code is not the nearest one.
         iterations: that were needed.
     """
 
@@ -101,13 +103,15 @@ def learn_rounding(
 ) -> tuple[Params, list[RoundedBlock]]:
     """Choose for each weight the code below or above it, so that blocks give what they give in the float network.
 
-    Block after block (``qat.passes.blocks``): h(V) between 0 and 1 is added to the lower code, and V is trained with Adam until
-    all are 0 or 1 (``qat.training.soft_rounding``). What enters a block comes from the quantized network so far, each number of
-    it, and of the activations within the block, with probability ``drop`` from the float network instead. Then the float weight
-    is moved to the middle of its code, so that nothing else has to know of it. A range with the least squared error of the
-    weights takes the place of one that holds all of them where that makes the block's error smaller.
+    Block after block (``qat.passes.blocks``): its layers get codes and ranges by moments (``qat.analysis.moment_rounding``),
+    and h(V) between 0 and 1 is added to the code below what these rounded. V begins there, and is trained with Adam until all
+    are 0 or 1 (``qat.training.soft_rounding``). What enters a block comes from the quantized network so far, each number of
+    it, and of the activations within the block, with probability ``drop`` from the float network instead. Then the float
+    weight is moved to the middle of its code, so that nothing else has to know of it. A layer without moments begins at its
+    nearest codes in the range with the least squared error of its weights.
 
-    A quarter of the images is held back; a block keeps what was learned only if its error on these becomes smaller.
+    A quarter of the images is held back; a block keeps the codes whose error on these is the smallest: those learned, those by
+    moments, or the nearest ones.
 
     Args:
         graph: quantized.
@@ -305,17 +309,20 @@ class _Learning:
                 self.skipped[layer.node.name] = str(error)
             else:
                 moved |= layer.node.full(chosen)
-        candidates = {NEAREST: self.params, MOMENTS: begun, LEARNED: moved}
+        start = MOMENTS if any(layer.by_moments for layer in layers) else CLIPPED
+        candidates = {NEAREST: self.params, start: begun, LEARNED: moved}
         held = slice(self.learned, self.count)
         errors = {name: self._error(block, params, held) for name, params in candidates.items()}
         kept = min(errors, key=lambda name: errors[name])
         self.params = dict(candidates[kept])
-        given = {NEAREST: lambda x: x.grid.codes, MOMENTS: lambda x: x.codes, LEARNED: lambda x: codes[x.node.name]}[
-            kept
-        ]
-        changed = sum(np.count_nonzero(given(layer) != layer.grid.codes) for layer in layers)
+        chosen_codes = {
+            NEAREST: [layer.grid.codes for layer in layers],
+            start: [layer.codes for layer in layers],
+            LEARNED: [codes[layer.node.name] for layer in layers],
+        }[kept]
+        changed = sum(np.count_nonzero(x != layer.grid.codes) for x, layer in zip(chosen_codes, layers, strict=True))
         share = changed / sum(layer.grid.codes.size for layer in layers)
-        return RoundedBlock(block.name, errors[NEAREST], errors[LEARNED], kept, share, iterations)
+        return RoundedBlock(block.name, errors[NEAREST], errors[kept], kept, share, iterations)
 
     def _by_moments(self, block: Block) -> tuple[list[_Layer], Params]:
         """The layers whose rounding can be learned, and parameters with the codes that learning begins at."""
@@ -395,6 +402,7 @@ class _Layer:
         own: its parameters, with the ranges that its codes have.
         weight: the full name of its weight.
         scale: of the codes that it takes.
+        by_moments: whether it begins at codes by moments.
         codes: those by moments, or the nearest ones where there are no moments.
         down: the lower code that each weight may have, and of those that are not free their only one.
     """
@@ -403,7 +411,8 @@ class _Layer:
         assert isinstance(node.cell, LinearCell)
         self.node, self.cell, self.scale = node, node.cell, moment.scale
         self.weight = f"{node.cell_name}.weight"
-        if moment.rows:
+        self.by_moments = moment.rows > 0
+        if self.by_moments:
             self.own, self.codes, position = compensated(node.cell, own, moment)
             self.grid = weight_grid(node.cell, self.own, self.scale)
         else:
