@@ -98,9 +98,19 @@ def command_parser(command: str) -> Parser:
 class Parser(argparse.ArgumentParser):
     """Arguments whose mistakes are one line, with the name that was probably meant."""
 
+    _parsed: Sequence[str] = ()
+
     def error(self, message: str) -> NoReturn:
         """Raise QatError in place of argparse's exit, so that every mistake ends in one place."""
+        if message.endswith("required") or "are required:" in message:
+            message += "".join(f"; {one_line(x)} has no flag before it" for x in self._values_alone()[:1])
         raise QatError(f"{message}; '{self.prog} --help' says what it takes")
+
+    def _values_alone(self) -> list[str]:
+        """Those without a flag before them. Nothing is required any more: for a message, with which parsing ends."""
+        for each in (*self._actions, *self._mutually_exclusive_groups):
+            each.required = False
+        return [x for x in self.parse_known_args(self._parsed)[1] if not x.startswith("-")]
 
     def format_help(self) -> str:
         """As argparse's own, with a usage that names what has to be given alone: all options would be a page of it."""
@@ -132,6 +142,7 @@ class Parser(argparse.ArgumentParser):
         files = _flag_files(args)
         typed = [self._spelt(x) for x in args]
         args = [self._spelt(x) for x in _expanded(args, files)] if files else typed
+        self._parsed = args
         unknown = self._unknown_flags(args)  # first, since a wrong name is why a required flag is missing
         if not unknown:
             found, unknown = self.parse_known_args(args)
@@ -155,7 +166,12 @@ class Parser(argparse.ArgumentParser):
     def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
         """A choice in capitals or small letters, as onnx for ONNX."""
         meant = [x for x in action.choices or () if isinstance(x, str) and x.lower() == arg_string.lower()]
-        return meant[0] if len(meant) == 1 else super()._get_value(action, arg_string)
+        try:
+            return meant[0] if len(meant) == 1 else super()._get_value(action, arg_string)
+        except argparse.ArgumentError as error:
+            if "," in arg_string and action.nargs not in (None, "?"):
+                error.message += f", several are given apart: {arg_string.replace(',', ' ')}"
+            raise
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         """As argparse's own, with the choice that was probably meant."""
