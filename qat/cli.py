@@ -108,7 +108,8 @@ class Parser(argparse.ArgumentParser):
 
     def _values_alone(self) -> list[str]:
         """Those without a flag before them. Nothing is required any more: for a message, with which parsing ends."""
-        for each in (*self._actions, *self._mutually_exclusive_groups):
+        needed: list[Any] = [*self._actions, *self._mutually_exclusive_groups]
+        for each in needed:
             each.required = False
         return [x for x in self.parse_known_args(self._parsed)[1] if not x.startswith("-")]
 

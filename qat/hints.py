@@ -19,8 +19,8 @@ FLAGS = (
     "network net arch architecture model_name network_name model",
     "ckpt_path input_path model models ckpt checkpoint checkpoint_path checkpoint_file ckpt_file model_path model_file load "
     "load_path restore pretrained weights_path input in input_file best_checkpoint",
-    "save_path file_name output_path out o checkpoint_dir name_of_experiment file output output_file output_dir out_path out_dir "
-    "outdir outfile filename save save_dir save_file export_path destination dest result",
+    "save_path file_name output_path out o checkpoint_dir name_of_experiment file output output_file output_dir out_path "
+    "out_dir outdir outfile filename save save_dir save_file export_path destination dest result",
     "device_target device target_device gpu cuda cpu platform accelerator",
     "num_bits bits widths weight_bits bit width n_bits nbits bitwidth bit_width precision quant_bits num_bit",
     "file_format target format fmt export_format type",

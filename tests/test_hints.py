@@ -70,7 +70,10 @@ def test_a_wrong_flag_names_the_one_that_is_meant(case: str, capsys: pytest.Capt
         (["export", "--file_name", "lenet"], "are required: --ckpt_path; 'qat export --help'"),
         (["train-quant", "--num_bits", "4,8"], "invalid int value: '4,8', several are given apart: 4 8;"),
         (["train", "--epochs", "4,8"], "invalid int value: '4,8';"),
-        (["summary", "--network", "lenet.ckpt"], "is named as a checkpoint is, whose network is in it; --ckpt_path takes"),
+        (
+            ["summary", "--network", "lenet.ckpt"],
+            "is named as a checkpoint is, whose network is in it; --ckpt_path takes",
+        ),
         (["eval", "--xyzzy"], "unknown argument --xyzzy; 'qat eval --help'"),
         (["--verison"], "unknown argument --verison, perhaps --version is meant;"),
         (["quantize"], "there is no command 'quantize', perhaps calibrate is meant"),

@@ -104,7 +104,9 @@ def create(
     if known is not None:
         return _made(name, NETWORKS[known] if known in NETWORKS else ADDED.load(known), *wanted)
     if name.endswith(".ckpt"):
-        raise QatError(f"network {shortened(name)} is named as a checkpoint is, whose network is in it; --ckpt_path takes it")
+        raise QatError(
+            f"network {shortened(name)} is named as a checkpoint is, whose network is in it; --ckpt_path takes it"
+        )
     if ":" not in name:
         raise QatError(f"{hints.unknown('network', name, ADDED.names())}, or give your own as package.module:Class")
     with working_directory_last():

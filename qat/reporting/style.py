@@ -59,6 +59,7 @@ figcaption{margin-top:.15rem;max-width:46rem}
 align-items:start}
 .cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,17.5rem),1fr));gap:.9rem;margin:.8rem 0}
 .card{background:var(--card);border-radius:8px;padding:.65rem .8rem;min-width:0}
+details summary{cursor:pointer;color:var(--c0);margin:.8rem 0}
 .card p{font-size:.87rem;margin:.15rem 0}
 .flow{display:flex;flex-wrap:wrap;gap:0 1.2rem;align-items:flex-start}
 .flow svg{flex:0 1 22rem;width:min(100%,22rem);height:auto}
@@ -72,8 +73,8 @@ max-width:none}
 .legend i{display:inline-block;width:.85em;height:.85em;margin-right:.4em;border-radius:2px;background:var(--c);
 vertical-align:-.06em}
 .legend i.rule{height:2px;vertical-align:.28em;width:1.1em}
-.legend i.rule.limit,.legend i.limit{background:none;height:0;width:1.7em;border-top:2px dashed var(--c,var(--muted));
-vertical-align:.25em}
+.legend i.rule.limit,.legend i.limit{height:2px;width:1.7em;vertical-align:.25em;border-radius:0;
+background:repeating-linear-gradient(90deg,var(--c,var(--muted)) 0 5px,transparent 5px 8px)}
 svg text{font:11px "Segoe UI","Helvetica Neue",Helvetica,Arial,"DejaVu Sans",sans-serif;fill:var(--ink)}
 svg .tick,svg .label,svg .small{fill:var(--muted)}
 svg .tick,svg .small{font-size:10px}

@@ -208,7 +208,7 @@ def _special_devices() -> tuple[str, ...]:
     """MindSpore found out when it was imported. Asked for one that is missing, it logs two warnings each time."""
     special = {"Ascend": ms.device_context.ascend, "GPU": ms.device_context.gpu}
     before = logging.root.manager.disable
-    logging.disable(max(before, logging.WARNING))  # GLOG_v of ``setup`` comes too late where MindSpore was imported before
+    logging.disable(max(before, logging.WARNING))  # GLOG_v of ``setup`` is too late where MindSpore was imported first
     try:
         return tuple(name for name, device in special.items() if device.is_available())
     finally:
