@@ -22,7 +22,7 @@ from typing import Any, NoReturn, TextIO
 
 from qat import __version__, hints
 from qat.commands import COMMANDS, listed
-from qat.console import LastingOutput, PlainOutput, Pulse, Report, note, reporting, width
+from qat.console import LastingOutput, PlainOutput, Report, note, reporting, width
 from qat.errors import QatError, QatWarning, one_line
 from qat.extras import how_to_install
 from qat.plugins import import_own
@@ -30,8 +30,8 @@ from qat.reading import read_text, reading
 from qat.run_file import recorded
 from qat.tables import folded
 from qat.training.devices import THREAD_VARIABLES, free_cores, use_threads
+from qat.training.log import progress
 from qat.training.workers import this_worker
-from qat.vocabulary.rows import showing
 
 USER_MISTAKE, INTERRUPTED = 2, 130  #: exit statuses
 MOST_FLAGS = 10_000  #: lines of all flag files
@@ -322,7 +322,7 @@ def run_script(
         output = LastingOutput(sys.stdout)
         plain = PlainOutput(output)
         report = Report(args.json, plain if args.quiet or args.json else None)
-        with _others(args, plain) as others, redirect_stdout(others), reporting(report), showing(Pulse().watched):
+        with _others(args, plain) as others, redirect_stdout(others), reporting(report), progress():
             for module in vars(args).pop("imports"):
                 import_own(module)
             try:
