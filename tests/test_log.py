@@ -126,6 +126,11 @@ def test_work_after_a_line_of_a_training_is_no_long_work(capsys: pytest.CaptureF
                 assert capsys.readouterr().out.count("\n") == 1
             work(clock, 3)
             assert "of 75 samples" in capsys.readouterr().out
+            clock.now += 60.0
+            log.step(2, 1, 0.5, 0.1)
+            assert capsys.readouterr().out.count("\n") == 1
+        work(clock, 1)  # as the evaluation that follows
+        assert capsys.readouterr().out == ""
     with TrainingLog(1, 1, clock=clock):
         work(clock)
     assert capsys.readouterr().out == "", "a library prints nothing"

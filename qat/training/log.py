@@ -14,7 +14,7 @@ from qat.errors import QatError, QatWarning, one_line
 from qat.tasks import Task
 from qat.training.monitor import Epoch
 from qat.training.trackers import Tracker
-from qat.vocabulary.rows import is_shown, showing
+from qat.vocabulary.rows import showing, shown_by
 
 
 @contextmanager
@@ -77,7 +77,10 @@ class TrainingLog:
             raise QatError(f"log_every is {every}; use a number of steps, or 0 for the ends of epochs only")
         self.epochs, self.steps, self.every, self.csv_path = epochs, steps, every, csv_path
         self._batch_size, self._clock, self._quiet, self._trackers = batch_size, clock, ExitStack(), trackers
-        self._console, self._pulse = make_console(), Pulse(clock)
+        self._console = make_console()
+        # That of the command where there is one: when the training is over, silence counts from its last line there, too.
+        outer = getattr(shown_by(), "__self__", None)
+        self._pulse = outer if isinstance(outer, Pulse) else Pulse(clock)
         self._progress = Bar(self._console, clock)
         self._task = self._progress.add_task("", total=steps, rate="")
         self._total, self._seen, self._unlogged, self._since = 0.0, 0, 0, clock()
@@ -86,7 +89,7 @@ class TrainingLog:
         self._progress.start()
         if not self._progress.disable:
             self._quiet.enter_context(showing(None))  # the bar of the training is there already
-        elif is_shown():
+        elif shown_by() is not None:
             self._quiet.enter_context(showing(self._pulse.watched))  # silence counts from the training's own lines
         self._since = self._clock()
         return self
