@@ -39,10 +39,12 @@ class Tables(html.parser.HTMLParser):
         self.open: list[str] = []
         self.cells: list[str] = []
         self.rows: list[int] = []
+        self.left: list[int] = []
 
     def handle_starttag(self, tag: str, attrs: Any) -> None:
         assert tag in {"p", "table", "thead", "tbody", "tr", "th", "td"}
-        assert attrs == []
+        assert attrs in ([], [("style", "text-align:left")])
+        self.left += [len(self.cells)] if attrs else []
         self.open.append(tag)
         if tag == "tr":
             self.rows.append(0)
@@ -212,6 +214,16 @@ def test_an_exact_layer_has_no_decibels() -> None:
     assert decibels(float("inf")) == "exact"
     assert decibels(20.04) == "20.0"
     assert issubclass(Diagnosis, Listed)
+
+
+def test_numbers_stand_to_the_right_and_texts_to_the_left() -> None:
+    rows = (
+        Row(("stem", "Conv2d", "1,200", "8/4", "3 x 8 x 8", "0 to 255", "-3.5e-05", "exact")),
+        Row(("1", "", "", "-/4", "10", "-8 to 7", "1", "12.5 %"), "more"),
+    )
+    found = read(Listing("", tuple("abcdefgh"), rows).html)
+    assert [k % 9 for k in found.left] == [0, 1, 8] * 3
+    assert read(Listing("", ("a",), ()).html).left == []
 
 
 # -- bars ---------------------------------------------------------------------------------------------------------------
