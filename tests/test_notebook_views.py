@@ -40,11 +40,13 @@ class Tables(html.parser.HTMLParser):
         self.cells: list[str] = []
         self.rows: list[int] = []
         self.left: list[int] = []
+        self.whole: list[int] = []
 
     def handle_starttag(self, tag: str, attrs: Any) -> None:
         assert tag in {"p", "table", "thead", "tbody", "tr", "th", "td"}
-        assert attrs in ([], [("style", "text-align:left")])
-        self.left += [len(self.cells)] if attrs else []
+        assert attrs in ([], [("style", "text-align:left")], [("style", "white-space:nowrap")])
+        self.left += [len(self.cells)] if attrs and "left" in attrs[0][1] else []
+        self.whole += [len(self.cells)] if attrs and "nowrap" in attrs[0][1] else []
         self.open.append(tag)
         if tag == "tr":
             self.rows.append(0)
@@ -223,6 +225,7 @@ def test_numbers_stand_to_the_right_and_texts_to_the_left() -> None:
     )
     found = read(Listing("", tuple("abcdefgh"), rows).html)
     assert [k % 9 for k in found.left] == [0, 1, 8] * 3
+    assert [k % 9 for k in found.whole] == [4, 5, 7] * 3
     assert read(Listing("", ("a",), ()).html).left == []
 
 

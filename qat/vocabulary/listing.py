@@ -18,7 +18,7 @@ GAP = 2  #: columns between two columns of texts
 LEAST = 12  #: columns that a text has at least
 INDENT = "    "  #: before what is said of a row in further lines
 NO_BREAK = "\N{NO-BREAK SPACE}"
-LEFT = ' style="text-align:left"'
+LEFT, WHOLE = ' style="text-align:left"', ' style="white-space:nowrap"'
 #: As 1,200 and -3.5e-05, 8/4 and -/4 bits, 3 x 8 x 8, 0 to 255, 12.5 %.
 NUMBER = re.compile(r"-?/?[\d.,/]+(?:e[-+]?\d+)?(?: x \d+)*(?: to -?[\d.,]+)?(?: (?:%|dB|bits|points))?")
 
@@ -84,7 +84,7 @@ class Listing:
     def html(self) -> str:
         """A table: numbers to the right, as a notebook has all that does not say otherwise, texts to the left."""
         rows = [(*row.texts, row.more) for row in self.rows]
-        styles = ["" if all(map(_is_number, texts)) else LEFT for texts in zip(*rows, strict=True)]
+        styles = [_style(texts) for texts in zip(*rows, strict=True)]
         styles = styles or [""] * (len(self.columns) + 1)
 
         def line(tag: str, texts: Sequence[str]) -> str:
@@ -95,9 +95,11 @@ class Listing:
         return f"<p>{html.escape(self.title)}</p><table><thead>{head}</thead><tbody>{body}</tbody></table>"
 
 
-def _is_number(text: str) -> bool:
-    """Whether a cell has a number, with its unit perhaps, or nothing."""
-    return not text or text in ("-", "exact") or NUMBER.fullmatch(text) is not None
+def _style(texts: Sequence[str]) -> str:
+    """Of a column: of texts, or of numbers, each of which stays on one line."""
+    if any(text not in ("", "-", "exact") and NUMBER.fullmatch(text) is None for text in texts):
+        return LEFT
+    return WHOLE if any(" " in text for text in texts) else ""
 
 
 class Listed(ABC):
