@@ -129,6 +129,7 @@ if TYPE_CHECKING:  # what _LATER has
     from qat.reporting.report import report
     from qat.training import trackers
     from qat.training.distillation import Teaching, teach
+    from qat.training.log import progress
     from qat.training.loop import evaluate_accuracy, evaluate_metrics, train
     from qat.training.objectives import BopsBudget, Distillation, GTCLoss, SizeBudget
     from qat.training.origin import checkpoint_of
@@ -256,6 +257,7 @@ __all__ = [
     "networks",
     "oscillating",
     "prepare",
+    "progress",
     "pruning",
     "quantizers",
     "reestimate_batch_norm",
@@ -290,6 +292,7 @@ _LATER = {
     "qat.imports.model": ("import_model",),
     "qat.imports.prepare": ("export_params", "prepare"),
     "qat.training.distillation": ("Teaching", "teach"),
+    "qat.training.log": ("progress",),
     "qat.training.loop": ("evaluate_accuracy", "evaluate_metrics", "train"),
     "qat.training.origin": ("checkpoint_of",),
     "qat.training.oscillations": ("Oscillations", "oscillating"),

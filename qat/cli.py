@@ -21,7 +21,7 @@ from typing import Any, NoReturn, TextIO
 
 from qat import __version__, hints
 from qat.commands import COMMANDS, listed
-from qat.console import LastingOutput, PlainOutput, Pulse, Report, note, reporting, width
+from qat.console import LastingOutput, PlainOutput, Report, note, reporting, width
 from qat.errors import QatError, QatWarning, one_line
 from qat.extras import how_to_install
 from qat.plugins import import_own
@@ -29,8 +29,8 @@ from qat.reading import read_text, reading
 from qat.run_file import command_line, recorded
 from qat.tables import folded
 from qat.training.devices import THREAD_VARIABLES, free_cores, use_threads
+from qat.training.log import progress
 from qat.training.workers import this_worker
-from qat.vocabulary.rows import showing
 
 USER_MISTAKE, INTERRUPTED = 2, 130  #: exit statuses
 MOST_FLAGS = 10_000  #: lines of all flag files
@@ -97,9 +97,20 @@ def command_parser(command: str) -> Parser:
 class Parser(argparse.ArgumentParser):
     """Arguments whose mistakes are one line, with the name that was probably meant."""
 
+    _parsed: Sequence[str] = ()
+
     def error(self, message: str) -> NoReturn:
         """Raise QatError in place of argparse's exit, so that every mistake ends in one place."""
+        if message.endswith("required") or "are required:" in message:
+            message += "".join(f"; {one_line(x)} has no flag before it" for x in self._values_alone()[:1])
         raise QatError(f"{message}; '{self.prog} --help' says what it takes")
+
+    def _values_alone(self) -> list[str]:
+        """Those without a flag before them. Nothing is required any more: for a message, with which parsing ends."""
+        needed: list[Any] = [*self._actions, *self._mutually_exclusive_groups]
+        for each in needed:
+            each.required = False
+        return [x for x in self.parse_known_args(self._parsed)[1] if not x.startswith("-")]
 
     def format_help(self) -> str:
         """As argparse's own, with a usage that names what has to be given alone: all options would be a page of it."""
@@ -131,6 +142,7 @@ class Parser(argparse.ArgumentParser):
         files = _flag_files(args)
         typed = [self._spelt(x) for x in args]
         args = [self._spelt(x) for x in _expanded(args, files)] if files else typed
+        self._parsed = args
         unknown = self._unknown_flags(args)  # first, since a wrong name is why a required flag is missing
         if not unknown:
             found, unknown = self.parse_known_args(args)
@@ -154,7 +166,12 @@ class Parser(argparse.ArgumentParser):
     def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
         """A choice in capitals or small letters, as onnx for ONNX."""
         meant = [x for x in action.choices or () if isinstance(x, str) and x.lower() == arg_string.lower()]
-        return meant[0] if len(meant) == 1 else super()._get_value(action, arg_string)
+        try:
+            return meant[0] if len(meant) == 1 else super()._get_value(action, arg_string)
+        except argparse.ArgumentError as error:
+            if "," in arg_string and action.nargs not in (None, "?"):
+                error.message += f", several are given apart: {arg_string.replace(',', ' ')}"
+            raise
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         """As argparse's own, with the choice that was probably meant."""
@@ -304,7 +321,7 @@ def run_script(
         output = LastingOutput(sys.stdout)
         plain = PlainOutput(output)
         report = Report(args.json, plain if args.quiet or args.json else None)
-        with _others(args, plain) as others, redirect_stdout(others), reporting(report), showing(Pulse().watched):
+        with _others(args, plain) as others, redirect_stdout(others), reporting(report), progress():
             for module in vars(args).pop("imports"):
                 import_own(module)
             try:

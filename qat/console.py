@@ -18,7 +18,7 @@ from typing import Any, TextIO, TypeVar
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from qat.errors import one_line
@@ -270,6 +270,43 @@ def note(text: str) -> None:
     print(folded(one_line(f"note: {text}"), width(sys.stderr)), file=sys.stderr, flush=True)
 
 
+class Bar(Progress):
+    """A bar of progress below the lines that a console prints; none where it cannot be drawn.
+
+    In a notebook the thread that reports progress draws it, too: while rich's own thread draws there, what another prints goes
+    into the bar's output, and is gone with it.
+
+    Args:
+        console: of ``make_console``, which prints the lines.
+        clock: gives seconds.
+    """
+
+    REDRAWN = 0.25  #: seconds between two drawings in a notebook
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        drawn = bar_console(console)
+        self._by_hand, self._drawn_at = drawn is not None and drawn.is_jupyter, clock()
+        super().__init__(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=drawn or console,
+            get_time=clock,
+            transient=True,
+            auto_refresh=not self._by_hand,
+            disable=drawn is None,
+        )
+
+    def show(self, task: TaskID, **values: Any) -> None:
+        """As ``update``, and drawn in a notebook where it is time."""
+        due = self._by_hand and self.get_time() - self._drawn_at >= self.REDRAWN
+        if due:
+            self._drawn_at = self.get_time()
+        self.update(task, refresh=due, **values)
+
+
 class Pulse:
     """How far long work is that prints nothing itself: a bar on a terminal or in a notebook, else a line each ``SILENCE``
     seconds.
@@ -301,16 +338,7 @@ class Pulse:
             The parts.
         """
         console, start, done = make_console(), self._clock(), 0
-        drawn = bar_console(console)
-        bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-            console=drawn or console,
-            transient=True,
-        )
+        bar = Bar(console)
         task = bar.add_task(one_line(name).replace("[", r"\["), total=total, rate="")
         try:
             for part in parts:
@@ -318,10 +346,10 @@ class Pulse:
                 done += size(part)
                 now = self._clock()
                 rate = f"{_rate(done / max(now - start, 1e-9))} {unit}/s"
-                if drawn is not None:
+                if not bar.disable:
                     if now - start >= BAR_AFTER:
                         bar.start()
-                    bar.update(task, completed=done, rate=rate)
+                    bar.show(task, completed=done, rate=rate)
                 elif now - self._last >= SILENCE:
                     print_line(console, f"{name}: {done:,} of {total:,} {unit}, {rate}")
                     self._last = now

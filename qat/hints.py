@@ -16,11 +16,11 @@ FLAGS = (
     "batch_size batch bs batchsize minibatch mini_batch mini_batch_size train_batch_size",
     "model file exported exported_file",
     "file input in input_file params params_file params_path",
+    "network net arch architecture model_name network_name model",
     "ckpt_path input_path model models ckpt checkpoint checkpoint_path checkpoint_file ckpt_file model_path model_file load "
     "load_path restore pretrained weights_path input in input_file best_checkpoint",
-    "network net arch architecture model_name network_name model",
-    "save_path file_name output_path out checkpoint_dir name_of_experiment file output output_file output_dir out_path out_dir "
-    "outdir outfile filename save save_dir save_file export_path destination dest result",
+    "save_path file_name output_path out o checkpoint_dir name_of_experiment file output output_file output_dir out_path "
+    "out_dir outdir outfile filename save save_dir save_file export_path destination dest result",
     "device_target device target_device gpu cuda cpu platform accelerator",
     "num_bits bits widths weight_bits bit width n_bits nbits bitwidth bit_width precision quant_bits num_bit",
     "file_format target format fmt export_format type",
@@ -65,6 +65,8 @@ VALUES = (
     "Ascend npu",
     "momentum sgd",
     "adam adamw",
+    "entropy kl kld kullback-leibler",
+    "fetch download get pull",
 )
 CLOSE = 0.6  #: as difflib counts
 

@@ -111,6 +111,7 @@ def open_regular(path: str | Path, advice: str, *, limit: int = LARGEST) -> IO[b
     try:
         file = open_file(path)
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        advice = f"check the name, or {advice}" if isinstance(error, FileNotFoundError) else advice
         raise QatError(f"{path}: cannot be read ({reason_of(error)}); {advice}") from None
     if (size := _size(file)) > limit:
         file.close()

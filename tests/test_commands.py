@@ -400,6 +400,23 @@ def test_a_calibrated_checkpoint_is_certified_on_what_its_float_network_was_trai
     assert "(digits, test samples)" in out
 
 
+def test_much_lost_accuracy_has_a_note_of_what_to_do(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--data_path", "digits", "--ckpt_path", trained / "lenet.ckpt", "--images", 100, *PLAIN_FLAGS]
+    for bits, noted in (("8", False), ("2", True)):
+        status, out, err = run(
+            capsys, "calibrate", *given, "--num_bits", bits, "--save_path", tmp_path / f"{bits}.ckpt"
+        )
+        before, after = (float(x) for x in re.findall(r"Accuracy (?:before|after): +([\d.]+) %", out))
+        assert status == 0
+        assert (before - after > 5.0) == noted
+        text = " ".join(err.split())
+        assert (
+            f"note: {before - after:.2f} points of accuracy are lost; diagnose says in which layers" in text
+        ) == noted
+
+
 def test_checkpoints_of_the_wrong_kind_are_refused(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -281,11 +281,14 @@ def test_help_shows_the_pages_in_folders_too(capsys: pytest.CaptureFixture[str])
 
     written = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").glob("*/*.md")}
     assert {f"{name}.md" for name in pages()} >= {name for name in written if not name.endswith("README.md")}
-    for name in ("tutorials/pytorch", "docs/tutorials/pytorch.md"):
+    for name in ("tutorials/pytorch", "docs/tutorials/pytorch.md", "pytorch"):
         assert main(["help", name]) == 0
         assert capsys.readouterr().out.startswith("# Your PyTorch network")
     assert main(["help", "tutorials"]) == 0
-    assert main(["help", "tutorials/torch"]) == 2
+    assert main(["help", "tutorials/torch"]) == main(["help", "README"]) == 2
+    capsys.readouterr()
+    assert main(["help", "c"]) == 0  # deploy/c does not hide it
+    assert capsys.readouterr().out.startswith("# C\n")
 
 
 def test_what_does_not_exist_is_found() -> None:

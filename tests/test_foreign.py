@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
 import qat
+from qat.data.foreign import as_numpy
 from qat.errors import QatError
 
 RNG = np.random.default_rng(0)
@@ -151,3 +152,15 @@ def test_what_a_data_set_gives_counts_and_not_what_it_holds() -> None:
     np.testing.assert_array_equal(
         qat.data.dataset_of(Other(LABELS.tolist())).train.labels, np.where(LABELS == 1, 0, 2 - LABELS)
     )
+
+
+def test_a_method_that_tensorflow_deprecates_is_not_called() -> None:
+    class Eager:
+        def cpu(self) -> object:
+            raise AssertionError("deprecated")
+
+        def __array__(self, *_: object, **__: object) -> np.ndarray:
+            return np.arange(3)
+
+    assert as_numpy(Eager(), "images").tolist() == [0, 1, 2]
+    assert as_numpy(torch.arange(3.0, requires_grad=True), "images").tolist() == [0, 1, 2]

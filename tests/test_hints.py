@@ -13,7 +13,7 @@ from qat.training.devices import choose_device
 
 #: command and what was typed -> the flag that is meant.
 MEANT = """
-train --data: --data_path            train --dataset: --data_path
+train --data: --data_path            train --dataset: --data_path          train --model: --network
 train --epoch: --epochs              train --num_epochs: --epochs         train --learning_rate: --lr
 train --batch: --batch_size          train --bs: --batch_size
 train --checkpoint: --ckpt_path      train --net: --network               train --output: --save_path
@@ -25,6 +25,7 @@ train-quant --teacher: --teacher_ckpt
 train-quant --delay: --quant_delay   calibrate --samples: --images        calibrate --model: --ckpt_path
 eval --data: --data_path             eval --checkpoint: --ckpt_path       eval-quant --ckpt: --ckpt_path
 export --format: --file_format       export --out: --file_name            export --output_path: --file_name
+export -o: --file_name               train -o: --save_path
 verify --checkpoint: --ckpt_path     verify --file: --model               verify --data: --data_path
 compress --num_bits: --bits          compress --ckpt_path: --input_path   compress --out: --output_path
 compile --format: --target           compile --ckpt: --input_path         evaluate --ckpt_path: --input_path
@@ -63,6 +64,16 @@ def test_a_wrong_flag_names_the_one_that_is_meant(case: str, capsys: pytest.Capt
         (["doctor", "--file_format=C"], "unknown argument --file_format=C, which belongs to export;"),
         (["train-lenet5", "--lr", "1"], "which belongs to train, train-quant, train-and-quantize and others;"),
         (["train", "--data_path", "digits", "extra"], "unknown argument extra, a value without a flag before it;"),
+        (["export", "lenet.ckpt"], "required: --ckpt_path, --file_name; lenet.ckpt has no flag before it;"),
+        (["bench", "lenet.c", "--trust"], "required: --model; lenet.c has no flag before it;"),
+        (["summary", "lenet.ckpt"], "--network is required; lenet.ckpt has no flag before it;"),
+        (["export", "--file_name", "lenet"], "are required: --ckpt_path; 'qat export --help'"),
+        (["train-quant", "--num_bits", "4,8"], "invalid int value: '4,8', several are given apart: 4 8;"),
+        (["train", "--epochs", "4,8"], "invalid int value: '4,8';"),
+        (
+            ["summary", "--network", "lenet.ckpt"],
+            "is named as a checkpoint is, whose network is in it; --ckpt_path takes",
+        ),
         (["eval", "--xyzzy"], "unknown argument --xyzzy; 'qat eval --help'"),
         (["--verison"], "unknown argument --verison, perhaps --version is meant;"),
         (["quantize"], "there is no command 'quantize', perhaps calibrate is meant"),
@@ -94,6 +105,7 @@ train --lr_schedule cos: cosine      train --network lenet5: lenet         train
 train --network foo: None            train --backend jax: None             export --file_format onx: ONNX
 export --file_format tf: TFLITE      data mnst: mnist                      compile --target onxn: onnx
 train-lenet5 --device cuda0: cuda    verify --backend pytorch: torch       prune --method slim: slimming
+calibrate --method kl: entropy       zoo download: fetch
 """
 
 

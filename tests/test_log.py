@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import qat
 from qat.console import SILENCE, Pulse
 from qat.training.log import TrainingLog
 from qat.vocabulary.rows import in_order, showing
@@ -99,6 +100,19 @@ def test_long_work_of_a_command_prints_lines(capsys: pytest.CaptureFixture[str])
     assert SILENCE == 10.0
 
 
+def test_in_python_long_work_shows_itself_where_it_is_asked_to(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qat.console.SILENCE", 0.0)
+    graph = qat.networks.LeNet5().graph()
+    images = np.random.default_rng(0).integers(0, 256, (8, 1, 32, 32), np.uint8)
+    with qat.progress():
+        qat.calibrate(graph, graph.initial_params(0), images, method="minmax")
+    assert "LeNet5: 8 of 8 samples, " in capsys.readouterr().out
+    qat.calibrate(graph, graph.initial_params(0), images, method="minmax")
+    assert capsys.readouterr().out == ""
+
+
 def test_work_after_a_line_of_a_training_is_no_long_work(capsys: pytest.CaptureFixture[str]) -> None:
     """Only after 10 seconds without a line."""
     clock = Clock()
@@ -112,6 +126,11 @@ def test_work_after_a_line_of_a_training_is_no_long_work(capsys: pytest.CaptureF
                 assert capsys.readouterr().out.count("\n") == 1
             work(clock, 3)
             assert "of 75 samples" in capsys.readouterr().out
+            clock.now += 60.0
+            log.step(2, 1, 0.5, 0.1)
+            assert capsys.readouterr().out.count("\n") == 1
+        work(clock, 1)  # as the evaluation that follows
+        assert capsys.readouterr().out == ""
     with TrainingLog(1, 1, clock=clock):
         work(clock)
     assert capsys.readouterr().out == "", "a library prints nothing"

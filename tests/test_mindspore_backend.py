@@ -289,6 +289,21 @@ def test_what_was_compiled_of_a_network_is_freed_when_another_is_lowered() -> No
     assert done.returncode == 0, done.stderr
 
 
+def test_a_missing_device_is_no_warning_where_mindspore_was_imported_first() -> None:
+    """As in a notebook that begins with it: GLOG_v, which silences them, is read in that import."""
+    code = (
+        "import mindspore as ms, qat; backend = qat.backend('mindspore')\n"
+        "found = [backend.devices() for _ in range(2)]\n"
+        "assert found[0] == found[1] and found[0][-1] == 'CPU'\n"
+        "ms.log.warning('others are shown')"
+    )
+    without = {name: value for name, value in os.environ.items() if name != "GLOG_v"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=without)
+    assert done.returncode == 0, done.stderr
+    assert "others are shown" in done.stderr
+    assert "is not available" not in done.stderr
+
+
 def test_a_release_without_the_private_names_that_are_used_trains_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
     def losses() -> list[float]:
         step = MINDSPORE.make_step(MINDSPORE.lower(Small()), Optimizer())

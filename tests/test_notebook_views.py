@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import html.parser
 import io
+import re
 import sys
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -19,6 +23,7 @@ from qat.analysis.diagnosed import Diagnosis, decibels
 from qat.deploy.certificate import Certificate, Comparison
 from qat.imports.imported import Imported
 from qat.networks import LeNet5
+from qat.training.log import TrainingLog
 from qat.vocabulary.listing import Listed, Listing, Row, given_fields, of_fields
 
 MOST = 400  #: characters of a line that names a thing
@@ -34,10 +39,14 @@ class Tables(html.parser.HTMLParser):
         self.open: list[str] = []
         self.cells: list[str] = []
         self.rows: list[int] = []
+        self.left: list[int] = []
+        self.whole: list[int] = []
 
     def handle_starttag(self, tag: str, attrs: Any) -> None:
         assert tag in {"p", "table", "thead", "tbody", "tr", "th", "td"}
-        assert attrs == []
+        assert attrs in ([], [("style", "text-align:left")], [("style", "white-space:nowrap")])
+        self.left += [len(self.cells)] if attrs and "left" in attrs[0][1] else []
+        self.whole += [len(self.cells)] if attrs and "nowrap" in attrs[0][1] else []
         self.open.append(tag)
         if tag == "tr":
             self.rows.append(0)
@@ -209,6 +218,17 @@ def test_an_exact_layer_has_no_decibels() -> None:
     assert issubclass(Diagnosis, Listed)
 
 
+def test_numbers_stand_to_the_right_and_texts_to_the_left() -> None:
+    rows = (
+        Row(("stem", "Conv2d", "1,200", "8/4", "3 x 8 x 8", "0 to 255", "-3.5e-05", "exact")),
+        Row(("1", "", "", "-/4", "10", "-8 to 7", "1", "12.5 %"), "more"),
+    )
+    found = read(Listing("", tuple("abcdefgh"), rows).html)
+    assert [k % 9 for k in found.left] == [0, 1, 8] * 3
+    assert [k % 9 for k in found.whole] == [4, 5, 7] * 3
+    assert read(Listing("", ("a",), ()).html).left == []
+
+
 # -- bars ---------------------------------------------------------------------------------------------------------------
 
 
@@ -235,6 +255,52 @@ def test_a_notebook_gets_plain_lines_and_a_bar_of_its_own(monkeypatch: pytest.Mo
     drawn = console.bar_console(plain)
     assert drawn is not None
     assert drawn.is_jupyter
+
+
+class Widget:
+    """As ipywidgets.Output: what is printed within, by any thread, is shown in it, and closed with it."""
+
+    within: ClassVar[list[int]] = []
+    log: ClassVar[list[int]] = []
+
+    def __enter__(self) -> None:
+        Widget.log.append(threading.get_ident())
+        Widget.within.append(threading.get_ident())
+        time.sleep(0.01)
+
+    def __exit__(self, *_: object) -> None:
+        Widget.within.pop()
+
+    def clear_output(self, wait: bool = False) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class LosingOutput(CellOutput):
+    """Loses what is printed while a widget is drawn, as a notebook does."""
+
+    __module__ = "ipykernel.iostream"
+
+    def write(self, text: str) -> int:
+        return len(text) if Widget.within else super().write(text)
+
+
+def test_no_line_of_a_training_is_lost_in_the_bar_of_a_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
+    out, shown = LosingOutput(), SimpleNamespace(display=lambda *_, **__: None)
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(console, "has_widgets", lambda: True)
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(display=shown))
+    monkeypatch.setitem(sys.modules, "IPython.display", shown)
+    monkeypatch.setitem(sys.modules, "ipywidgets", SimpleNamespace(Output=Widget))
+    monkeypatch.setattr(console.Bar, "REDRAWN", 0.0)
+    Widget.log.clear()
+    with TrainingLog(40, 1) as log:
+        for epoch in range(1, 41):
+            time.sleep(0.02)
+            log.step(epoch, 1, 0.5, 0.1)
+    assert re.findall(r"Epoch: ?\[ ?(\d+)/", out.getvalue()) == [*map(str, range(1, 41))]
+    assert len(Widget.log) >= 40
+    assert {*Widget.log} == {threading.get_ident()}, "no other thread draws"
 
 
 def test_a_command_in_a_cell_gets_colours_and_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:

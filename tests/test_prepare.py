@@ -262,6 +262,11 @@ def test_the_example_may_be_left_to_the_images(images: Any) -> None:
     assert qat.prepare(net(), IMAGES[:2].astype(np.float64)).graph.nodes == model.graph.nodes
     with pytest.raises(qat.QatError, match="its example is nothing"):
         qat.prepare(net(), None, iter([IMAGES]))
+    message = (
+        "a DataLoader stands where the example of a .* does, .*; samples to find ranges on are calibration_images="
+    )
+    with pytest.raises(qat.QatError, match=message):
+        qat.prepare(net(), loader())
 
 
 def assert_imported_alike(imported: Any, params: Any) -> None:
@@ -500,6 +505,10 @@ def test_a_keras_model_is_fitted_exported_and_put_back(tmp_path: Path) -> None:
     import keras
 
     module = keras_net()
+    with pytest.raises(
+        qat.QatError, match=r"an? ndarray .* needs none; samples to find ranges on are calibration_images="
+    ):
+        qat.prepare(module, ROWS)
     model = compiled(qat.prepare(module, calibration_images=ROWS))
     before = model.get_weights()
     stop = keras.callbacks.EarlyStopping(patience=1)

@@ -10,6 +10,7 @@ import shlex
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from qat.errors import QatError
 from qat.integer import IntegerLinear
 from qat.integer.memory import activation_buffers, activation_memory, renamed_sources
 from qat.networks import LeNet5
-from qat.reporting import charts, gather, network, svg, told
+from qat.reporting import charts, gather, network, sections, svg, told
 from qat.reporting.page import Section, Tile, html_page
 from qat.reporting.report import Report
 from qat.tasks import Classification, Multilabel, OutputTask, Reconstruction, Regression, Segmentation, Several
@@ -102,7 +103,7 @@ def compared(folder: Path) -> Path:
 def plain(markup: str) -> str:
     """The text of a page, as it is read."""
     return html.unescape(
-        re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", re.sub(r"<style>.*?</style>", "", markup, flags=re.S)))
+        re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", re.sub(r"<style>.*?</style>|<wbr>", "", markup, flags=re.S)))
     )
 
 
@@ -136,7 +137,7 @@ def test_the_figures_are_those_of_the_library(folder: Path, page: Path) -> None:
     order = np.sort(np.random.default_rng(gather.SEED).permutation(len(test))[: gather.LAYER_SAMPLES])
     found = qat.diagnose(checkpoint.graph, checkpoint.params, test.images[order])
     for layer in found.layers:
-        figures = rf"{layer.name} 8/8 {layer.sqnr:.1f} {layer.own:.1f} {layer.cosine:.4f} {100 * layer.clipped:.2f} %"
+        figures = rf"{layer.name} 8/8 {layer.sqnr:.1f} {layer.own:.1f} {layer.cosine:.4f} {sections._clipped(layer)}"
         assert re.search(figures, text.replace("\N{NO-BREAK SPACE}", " ")), layer.name
     assert "50.0 µs a sample, lenet.c" in text
     assert "Cortex-M4 4,000,000 70,000 9,000" in text
@@ -356,6 +357,35 @@ def test_a_reconstruction_has_a_report() -> None:
     report = made(Same(), vectors(), None, Reconstruction())
     assert report.facts.metrics
     assert "outputs differ by" in plain(report.html)
+
+
+def test_of_many_layers_those_most_to_blame_have_their_charts_before_the_others() -> None:
+    class Deep(qat.Network):
+        def __init__(self) -> None:
+            self.inputs = qat.Input((4,))
+            self.own_dense_layers = [qat.DenseBnAct(4, 4, activation="relu") for _ in range(sections.CARDS + 3)]
+
+        def construct(self, x):
+            for dense in self.own_dense_layers:
+                x = dense(x)
+            return x
+
+    report = made(Deep(), vectors((4,)), CLASSES % 4, Classification(), method="minmax")
+    shown, _, folded = report.html.partition("<details>")
+    most = max(report.facts.diagnosis.layers, key=lambda x: x.blame)
+    heading = f"<h3>{svg.breakable(most.name)}</h3>"
+    assert heading in shown
+    assert "own_<wbr>dense_<wbr>layers.<wbr>" in heading
+    assert [x.count('<div class="card"><h3>') for x in (shown, folded)] == [sections.CARDS, 3]
+    assert "The other 3 layers" in plain(folded)
+    assert ("percentile" in plain(report.html), "min" in plain(report.html)) == (False, True)
+
+
+def test_few_numbers_beyond_the_grid_are_not_none() -> None:
+    def clipped(share: float) -> str:
+        return sections._clipped(SimpleNamespace(clipped=share))
+
+    assert [clipped(x) for x in (0.0, 1e-6, 4e-5, 6e-5, 0.5)] == ["0.00 %", "< 0.01 %", "< 0.01 %", "0.01 %", "50.00 %"]
 
 
 def test_several_inputs_are_all_drawn() -> None:

@@ -30,7 +30,8 @@ def as_numpy(x: Any, what: str) -> Array:
     if isinstance(x, np.ndarray):
         return x
     try:
-        for method in ("detach", "cpu", "asnumpy"):
+        # TensorFlow's have a cpu that is deprecated, and says so, but nothing to detach.
+        for method in ("detach", "cpu", "asnumpy") if hasattr(x, "detach") else ("asnumpy",):
             move: Callable[[], Any] | None = getattr(x, method, None)
             x = x if move is None else move()
         return np.asarray(x)

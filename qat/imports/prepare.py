@@ -14,6 +14,7 @@ from qat import hints
 from qat.analysis.calibration import calibrate
 from qat.analysis.choosing import NEAREST
 from qat.analysis.rounding import LearnedRounding
+from qat.data.foreign import is_array
 from qat.deploy.interfaces import OwnLayout, TrainingBackend
 from qat.errors import QatError, shortened
 from qat.graph import Graph, Network, Params
@@ -105,6 +106,8 @@ def prepare(
     """
     chosen = _backend(module, backend)
     _check_names(settings)
+    if example is not None and calibration_images is None:
+        _check_example(example, module)
     if example is None and input_shape is None and calibration_images is not None and _needs_example(module):
         example = first_of(calibration_images)
     imported, task = _imported(
@@ -261,6 +264,18 @@ def _check_names(settings: Mapping[str, Any]) -> None:
 def _needs_example(module: Any) -> bool:
     """Whether it is read by running it."""
     return not isinstance(module, (*OURS, str, Path)) and source_of(module).by_example
+
+
+def _check_example(example: Any, module: Any) -> None:
+    """Raise QatError where it looks like samples to find ranges on, which nobody would do then."""
+    batches = hasattr(example, "__iter__") and not is_array(example) and not isinstance(example, (tuple, list, str))
+    read_alone = not isinstance(module, (*OURS, str, Path)) and not source_of(module).by_example
+    if batches or read_alone:
+        raise QatError(
+            f"prepare: a {type(example).__name__} stands where the example of a {type(module).__name__} does, "
+            f"{'which needs none' if read_alone else 'what its forward takes once'}; samples to find ranges on are "
+            "calibration_images="
+        )
 
 
 def _imported(module: Any, example: Any, task: Task | None, **options: Any) -> tuple[Imported, Task]:

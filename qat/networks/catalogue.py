@@ -8,7 +8,7 @@ from typing import Any
 from qat import hints
 from qat.cells.input import Input
 from qat.data import Dataset
-from qat.errors import QatError
+from qat.errors import QatError, shortened
 from qat.graph import Network
 from qat.networks.cnn import Cnn, Cnn1d
 from qat.networks.compact import CompactDigits, CompactResidual, CompactSeparable
@@ -103,6 +103,10 @@ def create(
     known = ADDED.meant(name)
     if known is not None:
         return _made(name, NETWORKS[known] if known in NETWORKS else ADDED.load(known), *wanted)
+    if name.endswith(".ckpt"):
+        raise QatError(
+            f"network {shortened(name)} is named as a checkpoint is, whose network is in it; --ckpt_path takes it"
+        )
     if ":" not in name:
         raise QatError(f"{hints.unknown('network', name, ADDED.names())}, or give your own as package.module:Class")
     with working_directory_last():

@@ -140,7 +140,7 @@ def _box(drawing: Drawing, box: Box, y: float) -> None:
     drawing.text(13, y + 15, shortened_name(box.name, LETTERS), "name")
     drawing.text(13, y + 28.5, box.lines[0])
     drawing.text(13, y + 40.5, box.lines[1], "small")
-    if box.share >= 0.001:
+    if box.share > 0.0:
         drawing.box(BOX - BAR - 7, y + 22, BAR, 5, "fill pale c0", "its share of all bytes", round=2)
         drawing.box(BOX - BAR - 7, y + 22, max(BAR * box.share, 1.0), 5, "fill c0", "its share of all bytes", round=2)
 

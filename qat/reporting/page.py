@@ -11,7 +11,7 @@ from qat.analysis.figures import Picture
 from qat.errors import QatError, one_line
 from qat.extras import how_to_install
 from qat.reporting.style import STYLE
-from qat.reporting.svg import escaped
+from qat.reporting.svg import breakable, escaped
 
 TEMPLATE = """<!DOCTYPE html>
 <html lang="en">
@@ -171,7 +171,8 @@ def table(
     head += "<th></th>" if shares else ""
     lines = []
     for index, row in enumerate(rows):
-        cells = "".join(f"<td{kind}>{_cell(x)}</td>" for kind, x in zip(kinds, row, strict=True))
+        cells = f"<td{kinds[0]}>{breakable(row[0])}</td>"
+        cells += "".join(f"<td{kind}>{_cell(x)}</td>" for kind, x in zip(kinds[1:], row[1:], strict=True))
         if shares:
             length = 100 * shares[index] if index < len(shares) else 0.0
             cells += f'<td class="share"><i style="width:{length:.1f}%"></i></td>'
@@ -189,7 +190,7 @@ def command_lines(commands: Sequence[str]) -> str:
 
 def _cell(text: str) -> str:
     """A number stays on one line with its unit, or its deviation."""
-    return escaped(text).replace(" %", "&nbsp;%").replace(" ± ", "&nbsp;±&nbsp;")
+    return escaped(text).replace(" %", "&nbsp;%").replace(" ± ", "&nbsp;±&nbsp;").replace("&lt; ", "&lt;&nbsp;")
 
 
 def facts(rows: Sequence[tuple[str, str]]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from qat.analysis.diagnosed import Layer
 from qat.cells.linear import LinearCell
 from qat.integer import IntegerLinear
 from qat.reporting.charts import (
@@ -22,13 +23,14 @@ from qat.reporting.gather import Facts
 from qat.reporting.judged import accuracy, decibels, samples
 from qat.reporting.network import network_drawing
 from qat.reporting.page import Section, Tile, command_lines, facts, figure, paragraph, table
-from qat.reporting.svg import escaped, in_bytes, legend, short, shortened_name
+from qat.reporting.svg import breakable, escaped, in_bytes, legend, short, shortened_name
 from qat.reporting.told import course_names, stages
 from qat.tables import counted
 from qat.vocabulary.listing import dimensions
 from qat.vocabulary.ops import Array
 
 NAME = 34  #: characters of a layer's name in a table
+CARDS = 16  #: layers whose charts are there at once; of a deeper network the others have to be opened
 
 
 def tiles(run: Facts) -> list[Tile]:
@@ -212,7 +214,7 @@ def layers(run: Facts) -> Section:
             decibels(x.sqnr),
             decibels(x.own),
             f"{x.cosine:.4f}",
-            f"{100 * x.clipped:.2f} %",
+            _clipped(x),
             f"{100 * x.blame:.1f} %",
         )
         for x in found.layers
@@ -230,15 +232,34 @@ def layers(run: Facts) -> Section:
         table(columns, rows, shares=[x.blame / most for x in found.layers], minor=(3, 4)),
         "<h3>Weights and activations on their grids</h3>",
         legend(entries),
-        f'<div class="cards">{"".join(_cards(run))}</div>\n',
+        _cards(run),
     ]
     return Section("Layer by layer", text, body="".join(body), short="Layers")
 
 
-def _cards(run: Facts) -> list[str]:
+def _clipped(x: Layer) -> str:
+    """Not zero where there are some."""
+    return "< 0.01 %" if 0.0 < x.clipped < 5e-5 else f"{100 * x.clipped:.2f} %"
+
+
+def _cards(run: Facts) -> str:
+    """The charts of each layer, those that are most to blame before others where there are many."""
+    cards = _drawn(run)
+    if len(cards) <= CARDS:
+        return f'<div class="cards">{"".join(cards)}</div>\n'
+    order = sorted(range(len(cards)), key=lambda k: -run.diagnosis.layers[k].blame)
+    first, others = ("".join(cards[k] for k in sorted(x)) for x in (order[:CARDS], order[CARDS:]))
+    return (
+        paragraph(f"The {CARDS} layers most to blame, in the network's order.", "note")
+        + f'<div class="cards">{first}</div>\n<details><summary>The other {len(cards) - CARDS} layers</summary>'
+        + f'<div class="cards">{others}</div></details>\n'
+    )
+
+
+def _drawn(run: Facts) -> list[str]:
     found, nodes = [], linear_nodes(run)
     for x in run.diagnosis.layers:
-        parts = [f"<h3>{escaped(x.name)}</h3>"]
+        parts = [f"<h3>{breakable(x.name)}</h3>"]
         said = f"SQNR {decibels(x.sqnr)} dB, cosine {x.cosine:.5f}, {100 * x.codes_used:.0f} % of the codes used"
         parts.append(paragraph(said))
         for name in x.weights:
@@ -246,14 +267,15 @@ def _cards(run: Facts) -> list[str]:
                 own = {local: run.checkpoint.params[f"{name}.{local}"] for local in cell.params()}
                 weights, steps = codes_and_steps(node, cell, own)
                 parts.append(figure(weights_chart(name, weights, steps)))
-                parts.append(paragraph(_said_of_weight(name, node, weights), "note"))
+                own_name = "" if name == x.name else f"{name}: "
+                parts.append(paragraph(own_name + _said_of_weight(node, weights), "note"))
         codes = run.diagnosis.codes.get(x.name)
         if codes is not None:
             parts.append(figure(activation_chart(x.name, codes)))
             grid = f"{codes.scale * codes.low:.3g} to {codes.scale * codes.high:.3g} in steps of {codes.scale:.3g}"
             parts.append(
                 paragraph(
-                    f"float {codes.least:.3g} to {codes.largest:.3g}, grid {grid}, {100 * x.clipped:.2f} % clipped",
+                    f"float {codes.least:.3g} to {codes.largest:.3g}, grid {grid}, {_clipped(x)} clipped",
                     "note",
                 )
             )
@@ -272,7 +294,7 @@ def linear_nodes(run: Facts) -> Mapping[str, Sequence[tuple[IntegerLinear, Linea
     return found
 
 
-def _said_of_weight(name: str, node: IntegerLinear, codes: Array) -> str:
+def _said_of_weight(node: IntegerLinear, codes: Array) -> str:
     least, largest = float(node.weight_scale.min()), float(node.weight_scale.max())
     steps = (
         f"steps of {least:.3g}" if least == largest else f"steps of {least:.3g} to {largest:.3g}, one for each output"
@@ -280,7 +302,7 @@ def _said_of_weight(name: str, node: IntegerLinear, codes: Array) -> str:
     used = (
         f"{len(np.unique(codes)):,} codes from {codes.min()} to {codes.max()}, {100 * (codes == 0).mean():.1f} % are 0"
     )
-    return f"{name}: {codes.size:,} weights, {used}; {steps}"
+    return f"{codes.size:,} weights, {used}; {steps}"
 
 
 def speed(run: Facts) -> Section | None:

@@ -59,6 +59,7 @@ figcaption{margin-top:.15rem;max-width:46rem}
 align-items:start}
 .cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,17.5rem),1fr));gap:.9rem;margin:.8rem 0}
 .card{background:var(--card);border-radius:8px;padding:.65rem .8rem;min-width:0}
+details summary{cursor:pointer;color:var(--c0);margin:.8rem 0}
 .card p{font-size:.87rem;margin:.15rem 0}
 .flow{display:flex;flex-wrap:wrap;gap:0 1.2rem;align-items:flex-start}
 .flow svg{flex:0 1 22rem;width:min(100%,22rem);height:auto}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import math
+import re
 from collections.abc import Iterable, Sequence
 
 from qat.errors import one_line
@@ -170,6 +171,11 @@ def legend(entries: Sequence[tuple[str, str]]) -> str:
 def escaped(text: str) -> str:
     """A text for HTML or SVG: no markup, and control characters shown."""
     return html.escape(one_line(text))
+
+
+def breakable(name: str) -> str:
+    """A name for HTML that is broken at its dots and underscores, where it has to be broken."""
+    return re.sub(r"(?<=[A-Za-z0-9])([./_])(?=\w)", r"\1<wbr>", escaped(name))
 
 
 def even_ticks(low: float, high: float, most: int = 5) -> list[float]:

@@ -37,6 +37,8 @@ SAID: dict[str, tuple[str, Any]] = {
     "threads": ("threads", None),
 }
 USUAL = {"accumulate": 1}  #: of an optimizer: what goes without saying
+#: Of a calibration: what counts only where another setting has this value.
+COUNTS = {"percentile": ("method", "percentile")}
 MOST = 8  #: settings of a record that is not one of a training
 
 
@@ -88,12 +90,19 @@ def _settings(record: Mapping[str, Any]) -> list[tuple[str, str]]:
         if key in (COURSE, COMMAND):
             continue
         inner = value if isinstance(value, Mapping) else {key: value}
-        flat += [(name.replace("_", " "), _value(x)) for name, x in inner.items() if _is_said(x)]
+        flat += [
+            (name.replace("_", " "), _value(x)) for name, x in inner.items() if _is_said(x) and _counts(name, inner)
+        ]
     return flat[:MOST]
 
 
 def _is_said(value: Any) -> bool:
     return value not in (None, [], {}, (), "") and not _is_long(value)
+
+
+def _counts(name: str, settings: Mapping[str, Any]) -> bool:
+    other, value = COUNTS.get(name, ("", None))
+    return settings.get(other) == value
 
 
 def _is_long(value: Any) -> bool:

@@ -42,6 +42,9 @@ def run(args: argparse.Namespace) -> None:
         return
     name = args.page.removeprefix("docs/").removesuffix(".md")
     if name not in known:
+        inside = [page for page in known if page.endswith(f"/{name}")]  # as keras for tutorials/keras
+        name = inside[0] if len(inside) == 1 else name
+    if name not in known:
         raise QatError(f"there is no page {args.page!r}{hints.perhaps(name, known)}; 'qat help' lists them")
     text = read_text(known[name], "install qat again")
     result(page=name, markdown=text)

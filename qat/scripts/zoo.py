@@ -106,9 +106,9 @@ def run(args: argparse.Namespace) -> int:
     if args.action in ("fetch", "make"):
         if not entries or (args.action == "fetch" and len(entries) > 1):
             wanted = "one name, as --out is a file" if entries else "the name of a network"
-            raise QatError(f"qat zoo {args.action}: give {wanted}; 'qat zoo' lists them")
+            raise QatError(f"{args.action}: give {wanted}; 'qat zoo' lists them")
         if args.out is None:
-            raise QatError(f"qat zoo {args.action}: needs --out, {'a file' if args.action == 'fetch' else 'a folder'}")
+            raise QatError(f"{args.action}: needs --out, {'a file' if args.action == 'fetch' else 'a folder'}")
     if args.action == "list":
         return _list(entries)
     if args.action == "table":

@@ -4,19 +4,38 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-from qat.console import SILENCE, Pulse, bar_console, make_console, print_line
+from qat.console import SILENCE, Bar, Pulse, make_console, print_line
 from qat.errors import QatError, QatWarning, one_line
 from qat.tasks import Task
 from qat.training.monitor import Epoch
 from qat.training.trackers import Tracker
-from qat.vocabulary.rows import is_shown, showing
+from qat.vocabulary.rows import showing, shown_by
+
+
+@contextmanager
+def progress() -> Iterator[None]:
+    """Within, long work shows how far it is, as commands do: samples of how many, and samples a second.
+
+    A calibration, learned rounding, a diagnosis, a repair, an export or an evaluation has a bar on a terminal or in a notebook
+    (with ipywidgets), and elsewhere prints a line each 10 seconds. Outside they print nothing. A training has its own lines and
+    its bar.
+
+    Returns:
+        A context manager.
+
+    >>> import numpy as np, qat
+    >>> images = np.random.default_rng(0).integers(0, 256, (100, 1, 32, 32), np.uint8)
+    >>> graph = qat.networks.LeNet5().graph()
+    >>> with qat.progress():
+    ...     checkpoint = qat.calibrate(graph, graph.initial_params(seed=0), images, method="minmax")
+    """
+    with showing(Pulse().watched):
+        yield
 
 
 class TrainingLog:
@@ -58,19 +77,11 @@ class TrainingLog:
             raise QatError(f"log_every is {every}; use a number of steps, or 0 for the ends of epochs only")
         self.epochs, self.steps, self.every, self.csv_path = epochs, steps, every, csv_path
         self._batch_size, self._clock, self._quiet, self._trackers = batch_size, clock, ExitStack(), trackers
-        self._console, self._pulse = make_console(), Pulse(clock)
-        bar = bar_console(self._console)
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-            console=bar or self._console,
-            get_time=clock,
-            transient=True,
-            disable=bar is None,
-        )
+        self._console = make_console()
+        # That of the command where there is one: when the training is over, silence counts from its last line there, too.
+        outer = getattr(shown_by(), "__self__", None)
+        self._pulse = outer if isinstance(outer, Pulse) else Pulse(clock)
+        self._progress = Bar(self._console, clock)
         self._task = self._progress.add_task("", total=steps, rate="")
         self._total, self._seen, self._unlogged, self._since = 0.0, 0, 0, clock()
 
@@ -78,7 +89,7 @@ class TrainingLog:
         self._progress.start()
         if not self._progress.disable:
             self._quiet.enter_context(showing(None))  # the bar of the training is there already
-        elif is_shown():
+        elif shown_by() is not None:
             self._quiet.enter_context(showing(self._pulse.watched))  # silence counts from the training's own lines
         self._since = self._clock()
         return self
@@ -104,7 +115,7 @@ class TrainingLog:
         self._seen += 1
         self._unlogged += 1
         passed = self._clock() - self._since
-        self._progress.update(
+        self._progress.show(
             self._task,
             completed=step,
             description=f"epoch {epoch}/{self.epochs}  loss {loss:.4f}",

@@ -18,6 +18,9 @@ GAP = 2  #: columns between two columns of texts
 LEAST = 12  #: columns that a text has at least
 INDENT = "    "  #: before what is said of a row in further lines
 NO_BREAK = "\N{NO-BREAK SPACE}"
+LEFT, WHOLE = ' style="text-align:left"', ' style="white-space:nowrap"'
+#: As 1,200 and -3.5e-05, 8/4 and -/4 bits, 3 x 8 x 8, 0 to 255, 12.5 %.
+NUMBER = re.compile(r"-?/?[\d.,/]+(?:e[-+]?\d+)?(?: x \d+)*(?: to -?[\d.,]+)?(?: (?:%|dB|bits|points))?")
 
 
 @dataclass(frozen=True)
@@ -79,13 +82,24 @@ class Listing:
 
     @property
     def html(self) -> str:
-        """A table."""
-        head = "".join(f"<th>{html.escape(name)}</th>" for name in (*self.columns, ""))
-        body = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in (*row.texts, row.more)) + "</tr>"
-            for row in self.rows
-        )
-        return f"<p>{html.escape(self.title)}</p><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        """A table: numbers to the right, as a notebook has all that does not say otherwise, texts to the left."""
+        rows = [(*row.texts, row.more) for row in self.rows]
+        styles = [_style(texts) for texts in zip(*rows, strict=True)]
+        styles = styles or [""] * (len(self.columns) + 1)
+
+        def line(tag: str, texts: Sequence[str]) -> str:
+            cells = zip(texts, styles, strict=True)
+            return "<tr>" + "".join(f"<{tag}{style}>{html.escape(text)}</{tag}>" for text, style in cells) + "</tr>"
+
+        head, body = line("th", (*self.columns, "")), "".join(line("td", row) for row in rows)
+        return f"<p>{html.escape(self.title)}</p><table><thead>{head}</thead><tbody>{body}</tbody></table>"
+
+
+def _style(texts: Sequence[str]) -> str:
+    """Of a column: of texts, or of numbers, each of which stays on one line."""
+    if any(text not in ("", "-", "exact") and NUMBER.fullmatch(text) is None for text in texts):
+        return LEFT
+    return WHOLE if any(" " in text for text in texts) else ""
 
 
 class Listed(ABC):

@@ -92,9 +92,9 @@ def showing(watch: Watch | None) -> Iterator[None]:
         _WATCH.reset(token)
 
 
-def is_shown() -> bool:
-    """Whether ``in_order`` shows how far it is."""
-    return _WATCH.get() is not None
+def shown_by() -> Watch | None:
+    """What shows how far ``in_order`` is; None: nothing does."""
+    return _WATCH.get()
 
 
 def in_order(samples: Sequence[Array | Rows], size: int, name: str) -> Iterator[tuple[Array, ...]]:

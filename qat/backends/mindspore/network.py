@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -198,8 +200,19 @@ def lower(
 
 def devices() -> list[str]:
     """The device targets that MindSpore can use here, the best first."""
+    return [*_special_devices(), "CPU"]
+
+
+@cache
+def _special_devices() -> tuple[str, ...]:
+    """MindSpore found out when it was imported. Asked for one that is missing, it logs two warnings each time."""
     special = {"Ascend": ms.device_context.ascend, "GPU": ms.device_context.gpu}
-    return [name for name, device in special.items() if device.is_available()] + ["CPU"]
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.WARNING))  # GLOG_v of ``setup`` is too late where MindSpore was imported first
+    try:
+        return tuple(name for name, device in special.items() if device.is_available())
+    finally:
+        logging.disable(before)
 
 
 def _use_device(device: str) -> None:

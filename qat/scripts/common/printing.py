@@ -21,6 +21,8 @@ from qat.training.checkpoint import Checkpoint
 from qat.training.loop import evaluate_metrics
 from qat.training.resuming import COMMAND
 
+MUCH = 0.05  #: of the accuracy, as a share: what nobody wants to lose by quantization
+
 
 def told(args: argparse.Namespace) -> dict[str, str]:
     """The command line, for the history of what it makes; nothing where a function was called."""
@@ -29,12 +31,18 @@ def told(args: argparse.Namespace) -> dict[str, str]:
 
 
 def print_accuracies(args: argparse.Namespace, before: Checkpoint, after: Checkpoint, dataset: Dataset) -> None:
-    """Of two checkpoints on the test images, in the backend that the arguments name."""
-    backend = qat.backend(args.backend)
+    """Of two checkpoints on the test images, in the backend that the arguments name; and what to do where much is lost."""
+    backend, found = qat.backend(args.backend), []
     print_arithmetic(after.graph)
     for words, each, key in (("before: ", before, "metrics_before"), ("after:  ", after, "metrics")):
         metrics = evaluate_metrics(backend, each, dataset.test, device_target=args.device_target)
         print_metric(each.task, metrics, f" {words}", key)
+        found.append(metrics.get("top-1", 0.0))
+    if found[0] - found[1] > MUCH:
+        note(
+            f"{100 * (found[0] - found[1]):.2f} points of accuracy are lost; diagnose says in which layers, calibrate "
+            "--target_drop gives the fewest of them more bits, train-quant adapts the weights"
+        )
 
 
 def print_metric(task: Task, metrics: Mapping[str, float], words: str = ": ", key: str = "metrics") -> None:
