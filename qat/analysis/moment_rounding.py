@@ -27,7 +27,7 @@ COLUMNS = 128  #: of weights between two updates of all that follow
 SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)  #: of a range, that are tried
 MOST_INPUTS = 1 << 12  #: of a layer; with more the matrices would be slow and large, and it keeps the nearest codes
 MOST_IMAGES = 1 << 10  #: that moments are found on
-ROWS = 1 << 15  #: of all images together: of many images few places of each are taken
+ROWS = 1 << 16  #: of all images together: of many images few places of each are taken
 WAITING_BYTES = 1 << 30  #: of activations of both networks; of more images the first ones are taken
 
 
