@@ -89,8 +89,7 @@ _ALL = (
         ),
         samples.benchmark_pictures,
         TINY,
-        f"{EVALUATION}, which are test images of CIFAR-10; calibrated and trained on training images of {JPEG}",
-        ways={**CALIBRATED, "4/4": TRAINED},
+        f"{EVALUATION}, which are test images of CIFAR-10; calibrated on training images of {JPEG}",
         official=_ic(
             "pretrainedResnet_quant.tflite", 98496, "3c002613d1b2475eb51dd78dfb85a546c8ae658dee71cf6ade43b022fe205415"
         ),
