@@ -269,9 +269,10 @@ class Moment:
         real, taken = (ops.to_numpy(x.real(ops), "activation") * unit for x in values)
         size = max(1, MOST_NUMBERS // (inputs * min(places, math.prod(cell.output_shape(shape)[1:]))))
         for at in range(0, len(taken), size):
-            rows = [cell.input_rows(x[at : at + size], shape, places) for x in (real, taken)]
-            if rows[0] is not None:
-                self.add(*rows, len(taken[at : at + size]))
+            some = real[at : at + size], taken[at : at + size]
+            of_real, of_taken = (cell.input_rows(x, shape, places) for x in some)
+            if of_real is not None:
+                self.add(of_real, of_taken, len(some[0]))
 
 
 def _may_choose(node: Node) -> bool:
