@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from qat.errors import QatError, QatWarning
 from qat.training.forward import IDLE, NodeLoop
 from qat.vocabulary.numpy_ops import NUMPY_OPS
 from qat.vocabulary.ops import Array
+from qat.vocabulary.values import Value
 
 MOMENTS: dict[str, Any] = {"rounding": "moments", "num_bits": (3, 8)}
 
@@ -247,6 +249,71 @@ def test_a_scale_leaves_out_weights_that_are_far_off_where_outputs_err_less(per_
     grids = [weight_grid(cell, each, 1.0) for each in (found, own)]
     errors = [x[0] @ (own["weight"] - grid.codes * grid.step).T for grid in grids]
     assert (errors[0] ** 2).mean() < 0.5 * (errors[1] ** 2).mean()
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+@pytest.mark.parametrize(
+    "quantizer", [qat.LSQWeightQuantizer(3), qat.LearnedWidthWeightQuantizer(4)], ids=["lsq", "width"]
+)
+def test_quantizers_with_a_scale_of_their_own(quantizer: Any, per_channel: bool) -> None:
+    settings = {"weight_quantizer": replace(quantizer, per_channel=per_channel), "num_bits": 8}
+    plain, found = (calibrate(Small(), PARAMS, IMAGES[:64], **settings, rounding=r) for r in ("nearest", "moments"))
+    assert sqnr(found) > sqnr(plain) + 1.0
+    assert {name: x.shape for name, x in found.params.items()} == {name: x.shape for name, x in plain.params.items()}
+
+
+class Measured(qat.Network):
+    """Two layers of numbers that are measured."""
+
+    def __init__(self) -> None:
+        self.inputs = qat.Input((6,), dtype="float32")
+        self.one, self.two = qat.DenseBnAct(6, 12, activation="relu"), qat.DenseBnAct(12, 3)
+
+    def construct(self, x):  # type: ignore[no-untyped-def]
+        return self.two(self.one(x))
+
+
+def test_numbers_whose_squares_float32_does_not_hold() -> None:
+    """Of inputs times a power of two the codes of the weights are the same ones."""
+    images = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
+    params = Measured().graph().initial_params(0)
+    plain, found = (calibrate(Measured(), params, x, **MOMENTS) for x in (images, images * np.float32(2.0**70)))
+    for name in ("one.weight", "two.weight"):
+        assert not np.array_equal(plain.params[name], params[name])
+        np.testing.assert_array_equal(found.params[name], plain.params[name])
+
+
+def test_where_sums_are_no_numbers_nothing_is_made_up_for() -> None:
+    rng = np.random.default_rng(0)
+    moment = moment_of(rng.normal(size=(1, 40, 3)), rng.normal(size=(1, 40, 3)))
+    moment.parts[0].missing[0, 0, 0] = np.inf
+    with np.errstate(invalid="ignore"):
+        assert not made_up_for(rng.normal(size=(1, 4, 3)), moment).any()
+
+
+def test_rows_of_several_images_come_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where all at once would take much memory."""
+    (node,) = (each for each in Small().graph().nodes if each.name == "first")
+    rng, sizes = np.random.default_rng(0), list[int]()
+    real, codes = (rng.integers(-9, 9, (5, 3, 8, 8)).astype(np.float32) for _ in range(2))
+    add, values = Moment.add, (Value(real), Value(codes, np.ones((), np.float32), codes=True))
+    monkeypatch.setattr(Moment, "add", lambda self, *rows: sizes.append(rows[-1]) or add(self, *rows))
+    found = []
+    for most in (moment_rounding.MOST_NUMBERS, 3 * 16 * 27):  # of 3 images, 16 places of each, 27 inputs
+        monkeypatch.setattr(moment_rounding, "MOST_NUMBERS", most)
+        found.append(Moment())
+        found[-1].add_inputs(node, (3, 8, 8), values, 16, NUMPY_OPS)
+    assert sizes == [5, 3, 2]
+    assert found[0].rows == found[1].rows == 5 * 16
+    for name in ("taken", "missing"):
+        np.testing.assert_array_equal(*(getattr(each.all, name) for each in found))
+
+
+def test_layers_with_too_many_inputs_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(moment_rounding, "MOST_INPUTS", 32)
+    found = calibrate(Small(), PARAMS, IMAGES[:64], **MOMENTS)
+    changed = {name for name in PARAMS if not np.array_equal(found.params[name], PARAMS[name])}
+    assert changed == {"first.weight", "fc.weight"}  # of 27 and 32 inputs; the others have 72
 
 
 def test_layers_whose_codes_are_not_multiples_of_a_scale_are_left_alone() -> None:

@@ -161,6 +161,21 @@ def test_what_a_step_wrote_is_replaced_as_long_as_it_is_that(
     assert Path("other.pt").read_bytes() != b"mine too"
 
 
+def test_what_steps_wrote_is_known_still_where_a_run_anew_was_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    graph = LeNet5().graph()
+    Checkpoint(graph, graph.initial_params(0)).save("net.ckpt")
+    step = {"ckpt_path": "net.ckpt", "backend": "torch", "file": "net.pt"}
+    path = write(tmp_path, **{"export-params": step})
+    assert run(capsys, "run-config", path)[0] == 0
+    with monkeypatch.context() as interrupting:
+        interrupting.setattr(steps, "main", lambda _: 130)
+        assert run(capsys, "run-config", path, "--again")[0] == 130
+    assert run(capsys, "run-config", path)[0] == 0, "without a question"
+
+
 def test_a_run_file_does_not_replace_what_was_changed_since(done: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = done / "out" / "lenet.c"
     was = path.read_bytes()

@@ -28,6 +28,7 @@ SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)  #: of a range, that are tried
 MOST_INPUTS = 1 << 12  #: of a layer; with more the matrices would be slow and large, and it keeps the nearest codes
 MOST_IMAGES = 1 << 10  #: that moments are found on
 ROWS = 1 << 16  #: of all images together: of many images few places of each are taken
+MOST_NUMBERS = 1 << 26  #: in rows at a time, where they are of several images
 WAITING_BYTES = 1 << 30  #: of activations of both networks; of more images the first ones are taken
 
 
@@ -258,14 +259,20 @@ class Moment:
             ops: the vocabulary that computed them.
         """
         cell: Any = node.cell
-        coded = values[1]
-        if not coded.codes:
+        coded, inputs = values[1], math.prod(cell.weight_shape[1:])
+        if not coded.codes or inputs > MOST_INPUTS:
             return
         scale: Any = coded.scale
         self.scale = float(ops.to_numpy(scale, "scalar").reshape(()))
-        real, taken = (cell.input_rows(ops.to_numpy(x.real(ops), "activation"), shape, places) for x in values)
-        if real is not None and real.shape[2] <= MOST_INPUTS:
-            self.add(real, taken, len(coded.data))
+        # In steps, but for a factor below 2, so that float32 holds the squares; a power of two changes no codes.
+        unit = np.float32(math.ldexp(1.0, -math.frexp(self.scale)[1]))
+        real, taken = (ops.to_numpy(x.real(ops), "activation") * unit for x in values)
+        size = max(1, MOST_NUMBERS // (inputs * min(places, math.prod(cell.output_shape(shape)[1:]))))
+        for at in range(0, len(taken), size):
+            some = real[at : at + size], taken[at : at + size]
+            of_real, of_taken = (cell.input_rows(x, shape, places) for x in some)
+            if of_real is not None:
+                self.add(of_real, of_taken, len(some[0]))
 
 
 def _may_choose(node: Node) -> bool:
@@ -300,7 +307,7 @@ def made_up_for(weight: Array, moment: Moment) -> Array:
     """
     one, other = (_Lost.of(weight, sums) for sums in moment.parts)
     gains = [other.gain(one.added(caution)) + one.gain(other.added(caution)) for caution in CAUTIONS]
-    if max(gains) <= 0.0:
+    if not np.max(gains) > 0.0:  # nor where they are no numbers
         return np.zeros(weight.shape)
     return _Lost.of(weight, moment.all).added(CAUTIONS[int(np.argmax(gains))])
 
@@ -383,5 +390,6 @@ def compensated(cell: LinearCell, own: Mapping[str, Array], moment: Moment) -> C
 
 
 def _of_outputs(chosen: Array, array: Array) -> Array:
-    """One truth for each output, shaped to go with an array of as many rows; of another array the same for all."""
-    return chosen.reshape(-1, *(1,) * (array.ndim - 1)) if len(array) == len(chosen) else chosen[:1]
+    """One truth for each output, shaped to go with an array of as many rows; of another one, as a single scale, the first."""
+    per_output = array.ndim > 0 and len(array) == len(chosen)
+    return chosen.reshape(-1, *(1,) * (array.ndim - 1)) if per_output else chosen[0]

@@ -156,7 +156,7 @@ class Plan:
         step.arguments = _arguments(step.flags, parser, step.where)
         going_on = self.goes_on(step)
         arguments = [*step.arguments, "--resume"] if going_on else step.arguments
-        earlier = {path: value for entry in self._done[number:] for path, value in _outputs(entry).items()}
+        earlier = _earlier(self._done[number:])
         del self._done[number:]
         self._note({"begun": self._begun(step, ()), "earlier": earlier})
         heard = _Heard(sys.stdout)
@@ -199,17 +199,18 @@ class Plan:
     def _finished(self, step: Step) -> int:
         """What ``run`` notes of a training that was there already, where its name is known; else it is run anew."""
         path = step.flags.get("save_path")
+        earlier = _earlier([self._done.pop()])
         if path is None:
-            self._done.pop()
+            self._done.append({"begun": {}, "earlier": earlier})
             return self.run(step)
         self._take([path])
-        self._done.pop()
-        self._note({"begun": self._begun(step, [path]), "outputs": {path: digest(path)}, "printed": ""})
+        begun = self._begun(step, [path])
+        self._note({"begun": begun, "earlier": earlier, "outputs": {path: digest(path)}, "printed": ""})
         return 0
 
     def forget(self) -> None:
-        """Begin anew."""
-        self._done = []
+        """Begin anew; what was written stays known."""
+        self._done = [{"begun": {}, "earlier": _earlier(self._done)}]
 
     def compare(self) -> None:
         """Say whether a run that was repeated gave the same bits."""
@@ -295,6 +296,11 @@ class Plan:
 def _outputs(entry: dict[str, Any]) -> dict[str, str]:
     """Digests by path of what a step wrote and, where it was run anew, what it and those after it had written before."""
     return {**entry.get("earlier", {}), **entry.get("outputs", {})}
+
+
+def _earlier(entries: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Digests by path of what several steps wrote, of which nothing else is noted any more."""
+    return {path: value for entry in entries for path, value in _outputs(entry).items()}
 
 
 class _Heard:
