@@ -79,7 +79,7 @@ def diagnose(
 ) -> Diagnosis:
     """Compare a quantized network's integers with its float numbers, layer by layer: what each costs, and what to do.
 
-    It is called as ``diagnose(network, params, images)``, or as ``diagnose(checkpoint, images)`` or ``diagnose(model, images)``,
+    It is called as ``diagnose(network, params, images)``, as ``diagnose(checkpoint, images)`` or ``diagnose(model, images)``,
     since these have parameters of their own. The definitions stand in ``qat.analysis.diagnosis`` and docs/diagnosis.md. Samples
     are streamed.
 
