@@ -1,4 +1,4 @@
-"""Accuracy with weights of few bits without training: nearest codes, bias correction and learned rounding.
+"""Accuracy with weights of few bits without training: nearest codes, codes by moments and learned rounding.
 
     python benchmarks/rounding.py --ckpt_path ic01.ckpt --data_path ic01.npz --bits 4 8 --bits 3 8
 
@@ -26,7 +26,7 @@ from qat.tasks import main
 from qat.training.loop import evaluate_metrics
 from qat.vocabulary.arrays import as_arrays, as_tuple
 
-WAYS = ("minmax", "mse + bias", "learned", "learned, mse + bias")
+WAYS = ("minmax", "mse + bias", "moments, mse + bias", "learned, mse + bias")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,14 +52,14 @@ def run(args: argparse.Namespace) -> None:
 
     def figure(of: qat.Checkpoint) -> str:
         name, value = main(evaluate_metrics(backend, of, test, device_target=args.device_target))
-        return checkpoint.task.figure(name, value)
+        return checkpoint.task.value(name, value)
 
     rows = [("float", "", "", figure(checkpoint), "")]
     for bits in args.bits or [[4, 8]]:
         for way in args.ways:
             combined = "mse" in way
             settings: dict[str, Any] = {"method": "mse" if combined else "minmax", "bias_correction": combined}
-            roundings: list[qat.LearnedRounding | None] = [None]
+            roundings: list[qat.LearnedRounding | str] = ["moments" if "moments" in way else "nearest"]
             if "learned" in way:
                 roundings = [
                     qat.LearnedRounding(iterations, drop=drop, seed=seed, backend=args.backend)
@@ -79,7 +79,9 @@ def run(args: argparse.Namespace) -> None:
                     **settings,
                 )
                 seconds = time.process_time() - begin
-                words = "" if rounding is None else f"{rounding.iterations}, {rounding.drop:g}, {rounding.seed}"
+                words = ""
+                if isinstance(rounding, qat.LearnedRounding):
+                    words = f"{rounding.iterations}, {rounding.drop:g}, {rounding.seed}"
                 value = figure(replace(found, task=checkpoint.task))
                 rows.append((f"{bits[0]}/{bits[1]}", way, words, value, f"{seconds:.0f} s"))
                 print(" | ".join(rows[-1]), flush=True)

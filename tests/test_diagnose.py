@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import every_cell
@@ -344,6 +344,21 @@ def test_few_bits_and_training() -> None:
 # -- what is summed up -------------------------------------------------------------------------------------------------
 
 
+def test_a_network_for_which_nothing_was_chosen_is_to_be_calibrated_plainly_first() -> None:
+    """Of a checkpoint that says so, before any training; not where something was chosen, asked for, or trained since."""
+    graph, params = two_layers(), weights()
+    plain = calibrate(graph, params, PIXELS, ops=NUMPY_OPS, num_bits=(2, 2))
+    advised = [x.what for x in qat.diagnose(plain, PIXELS, ops=NUMPY_OPS).advice]
+    assert advised[-2:] == ["calibrate", "train"]
+    assert "without --method" in qat.diagnose(plain, PIXELS, ops=NUMPY_OPS).advice[-2].text
+    chosen = qat.calibrate(graph, params, PIXELS, ops=NUMPY_OPS, num_bits=(2, 2))
+    asked = calibrate(graph, params, PIXELS, ops=NUMPY_OPS, num_bits=(2, 2), bias_correction=True)
+    others = (chosen, asked, replace(plain, step=1), replace(plain, history=()))
+    for other in others:
+        assert "calibrate" not in {x.what for x in qat.diagnose(other, PIXELS, ops=NUMPY_OPS).advice}
+    assert "calibrate" not in what(qat.diagnose(plain.graph, plain.params, PIXELS, ops=NUMPY_OPS))
+
+
 def test_extremes_of_the_measures() -> None:
     assert decibels(1.0, 0.0) == decibels(0.0, 0.0) == math.inf
     assert decibels(0.0, 1.0) == -math.inf
@@ -377,11 +392,49 @@ def test_what_half_a_range_would_leave_is_what_it_leaves() -> None:
 # -- refusals and the command --------------------------------------------------------------------------------------------
 
 
+def test_a_checkpoint_and_a_prepared_model_are_diagnosed_as_they_are() -> None:
+    """As what they hold; the tensors and batches that a model takes in training are images too."""
+    torch = pytest.importorskip("torch")
+    quantized = calibrate(two_layers(), weights(), PIXELS, ops=NUMPY_OPS, num_bits=(4, 3))
+    wanted = qat.diagnose(quantized.graph, quantized.params, PIXELS, ops=NUMPY_OPS).layers
+    assert qat.diagnose(quantized, PIXELS, ops=NUMPY_OPS).layers == wanted
+    assert qat.diagnose(quantized, images=PIXELS, ops=NUMPY_OPS).layers == wanted
+    model = qat.backend("torch").lower(quantized.graph, quantized.params)
+    pixels = torch.from_numpy(PIXELS)
+    for images in (PIXELS, pixels, [(pixels[:10], torch.zeros(10)), (pixels[10:], torch.zeros(14))]):
+        assert qat.diagnose(model, images, ops=NUMPY_OPS).layers == wanted
+
+
+def test_a_model_of_keras_takes_its_own_images() -> None:
+    """Channels last, as in its user's loop; and a changed weight is seen."""
+    keras = pytest.importorskip("keras")
+    images = RNG.normal(size=(20, 6, 5, 2)).astype(F)
+    network = keras.Sequential(
+        [keras.Input((6, 5, 2)), keras.layers.Conv2D(3, 3, activation="relu"), keras.layers.Flatten()]
+    )
+    model = qat.prepare(network, calibration_images=images, num_bits=4)
+    checkpoint = qat.checkpoint_of(model)
+    wanted = qat.diagnose(checkpoint.graph, checkpoint.params, images.transpose(0, 3, 1, 2).copy(), ops=NUMPY_OPS)
+    found = qat.diagnose(model, images, ops=NUMPY_OPS)
+    assert found.layers == wanted.layers
+    with pytest.raises(qat.QatError, match="takes float32"):
+        qat.diagnose(model, images.transpose(0, 3, 1, 2), ops=NUMPY_OPS)
+
+
 def test_wrong_questions_are_refused() -> None:
     graph = two_layers()
     quantized = calibrate(graph, weights(), PIXELS, ops=NUMPY_OPS)
     with pytest.raises(qat.QatError, match="is a float network, which loses nothing"):
         qat.diagnose(graph, weights(), PIXELS)
+    with pytest.raises(
+        qat.QatError, match=r"a network alone has no parameters: give diagnose\(network, params, images\)"
+    ):
+        qat.diagnose(quantized.graph, PIXELS)
+    for wrong in ((quantized.params, PIXELS), ()):
+        with pytest.raises(qat.QatError, match="have their own parameters: give diagnose"):
+            qat.diagnose(quantized, *wrong)
+    with pytest.raises(qat.QatError, match="no prepared model"):
+        qat.diagnose(object(), PIXELS)
     with pytest.raises(qat.QatError, match="there are no images"):
         qat.diagnose(quantized.graph, quantized.params, PIXELS[:0])
     with pytest.raises(qat.QatError, match="these are not the float parameters that Traced was made from"):

@@ -122,6 +122,36 @@ def test_a_thing_is_a_line_and_a_table(name: str, things: dict[str, Any]) -> Non
     assert len(thing._repr_html_()) < 8000
 
 
+def test_the_history_of_a_checkpoint_is_a_line_for_each_record(things: dict[str, Any]) -> None:
+    """Not the record itself, a dictionary of the settings and of every candidate."""
+    trained = str(things["trained"]).splitlines()
+    assert [line.split(maxsplit=1) for line in trained if line.startswith("history")] == [
+        ["history[0]", "Trained 1 epoch on noise with torch"],
+        ["history[1]", "Calibrated on 24 images: minmax, rounding nearest"],
+    ]
+    assert "{" not in str(things["trained"])
+    odd = replace(
+        things["checkpoint"], history=({}, {"calibration": 3}, {"calibration": {"images": [1]}}, {"own_key": 1})
+    )
+    assert [line.split(maxsplit=1)[1] for line in str(odd).splitlines() if line.startswith("history")] == [
+        "Made",
+        "Calibrated",
+        "Calibrated on [1] images",
+        "Own key",
+    ]
+
+
+def test_advice_is_a_list_to_read(things: dict[str, Any]) -> None:
+    advice = things["diagnosis"].advice
+    assert isinstance(advice, tuple)
+    assert repr(advice) == f"{len(advice)} pieces of advice: {', '.join(x.what for x in advice)}"
+    assert repr(advice[0]) == f"Advice {advice[0].what}: {advice[0].text}"
+    lines = str(advice).splitlines()
+    assert lines[0] == f"{len(advice)} pieces of advice"
+    assert lines[2].split() == [advice[0].what, *", ".join(advice[0].layers[:3]).split()]
+    assert [x.text for x in advice] == read(advice._repr_html_()).cells[5::3]
+
+
 def test_every_name_is_looked_at(things: dict[str, Any]) -> None:
     assert [*things] == NAMES
 

@@ -17,8 +17,8 @@ from torch import nn
 from torchvision_models import models
 
 import qat
+from qat.data.gathering import MOST, gathered
 from qat.imports.prepare import KEPT
-from qat.imports.samples import MOST, gathered
 from qat.targets.onnx import target as onnx_target
 from qat.training.origin import origin_of
 from qat.vocabulary.arrays import ArraySpec

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from qat.analysis.diagnosed import Advice, Layer, Output
+from qat.analysis.choosing import NEAREST
+from qat.analysis.diagnosed import Advice, AllAdvice, Layer, Output, shortened_names
+from qat.training.checkpoint import Checkpoint
 
 GOOD = 40.0  #: dB of every output from which on there is nothing to do: an error of 1 % of the numbers
 POOR = 20.0  #: dB of an output below which training is advised: an error of 10 % of the numbers
@@ -15,7 +17,8 @@ MUCH = 0.5  #: share of an error that makes it the one to work on
 SOME = 0.2  #: share of an error from which on it is worth to work on
 BETTER = 0.7  #: of an error that another range would leave
 FEW_BITS = 8  #: below these, more bits are advised
-MOST_NAMES = 3
+#: Advice on what was calibrated with nothing chosen.
+CHOOSE = "nothing was chosen: calibrate without --method, --equalize, --rounding, --bias_correction"
 
 
 class Rule(NamedTuple):
@@ -76,24 +79,39 @@ RULES = (
 )
 
 
-def advice_on(layers: Sequence[Layer], outputs: Sequence[Output]) -> tuple[Advice, ...]:
-    """What follows from the measurements: at least one thing, "nothing" among them."""
+def plainly_calibrated(checkpoint: Checkpoint) -> bool:
+    """Whether a checkpoint was calibrated with nothing but ranges, none of it chosen by measuring, and not trained since."""
+    record = (checkpoint.history[0] if checkpoint.history else {}).get("calibration")
+    if not record or checkpoint.step:
+        return False
+    tried = record.get("decisions") or record.get("equalize") or record.get("bias_correction")
+    return not tried and record.get("rounding") in (NEAREST, None)
+
+
+def advice_on(layers: Sequence[Layer], outputs: Sequence[Output], *, plain: bool = False) -> AllAdvice:
+    """What follows from the measurements.
+
+    Args:
+        layers: what was measured of each.
+        outputs: of the network.
+        plain: the network is known to be ``plainly_calibrated``.
+
+    Returns:
+        At least one thing, "nothing" among them.
+    """
     worst = min(output.sqnr for output in outputs)
     if worst >= GOOD:
-        return (Advice("nothing", (), f"nothing to gain: every output has at least {GOOD:g} dB"),)
+        return AllAdvice([Advice("nothing", (), f"nothing to gain: every output has at least {GOOD:g} dB")])
     guilty = sorted((x for x in layers if x.blame >= MATTERS), key=lambda x: -x.blame)
     found = []
     for rule in RULES:
         names = tuple(x.name for x in guilty if rule.holds(x))
         if names:
-            found.append(Advice(rule.what, names, f"{_listed(names)}: {rule.text}"))
+            found.append(Advice(rule.what, names, f"{shortened_names(names)}: {rule.text}"))
+    if plain:
+        found.append(Advice("calibrate", (), CHOOSE))
     if worst < POOR:
         text = f"an output has {worst:.1f} dB, less than {POOR:g}: train-quant, which adapts weights to their codes"
         found.append(Advice("train", (), text))
     text = "no rule applies: what is lost is lost by rounding to so many bits, everywhere"
-    return tuple(found) or (Advice("nothing", (), text),)
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = len(names) - MOST_NAMES
-    return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+    return AllAdvice(found or [Advice("nothing", (), text)])

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from qat.analysis.agreement import Codes
+from qat.tables import counted
 from qat.vocabulary.listing import Listed, Listing, Row
+
+MOST_NAMES = 3
 
 
 def decibels(value: float) -> str:
     """An SQNR as text, without its unit; "exact" where nothing differs."""
     return "exact" if value == math.inf else f"{value:.1f}"
+
+
+def shortened_names(names: Sequence[str]) -> str:
+    """The first names of several, and how many more there are."""
+    more = len(names) - MOST_NAMES
+    return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 @dataclass(frozen=True)
@@ -101,7 +110,8 @@ class Advice:
     """One thing to do.
 
     Args:
-        what: "per_channel", "equalize", "range", "bias_correction", "weight_bits", "activation_bits", "train" or "nothing".
+        what: "per_channel", "equalize", "range", "bias_correction", "weight_bits", "activation_bits", "calibrate", "train" or
+            "nothing".
         layers: on account of which, the most to blame first.
         text: in a line.
     """
@@ -109,6 +119,29 @@ class Advice:
     what: str
     layers: tuple[str, ...]
     text: str
+
+    def __repr__(self) -> str:
+        return f"Advice {self.what}: {self.text}"
+
+
+class AllAdvice(Listed, tuple[Advice, ...]):
+    """The advice of a diagnosis, in the order in which it is printed: a tuple that prints as a list.
+
+    >>> from qat.analysis.diagnosed import Advice, AllAdvice
+    >>> print(AllAdvice([Advice("range", ("fc",), "fc: a range too narrow: calibrate --method mse")]))
+    1 piece of advice
+    what   on account of
+    range  fc
+        fc: a range too narrow: calibrate --method mse
+    """
+
+    def __repr__(self) -> str:
+        return f"{counted(len(self), 'piece')} of advice: {', '.join(x.what for x in self)}"
+
+    @property
+    def _listing(self) -> Listing:
+        rows = [Row((x.what, shortened_names(x.layers)), x.text) for x in self]
+        return Listing(f"{counted(len(self), 'piece')} of advice", ("what", "on account of"), tuple(rows))
 
 
 @dataclass(frozen=True)
@@ -128,7 +161,7 @@ class Diagnosis(Listed):
     samples: int
     layers: tuple[Layer, ...]
     outputs: tuple[Output, ...]
-    advice: tuple[Advice, ...]
+    advice: AllAdvice
     codes: Mapping[str, Codes] = field(default_factory=dict, compare=False)
 
     def __repr__(self) -> str:

@@ -16,11 +16,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
-from qat.analysis.advice import FAR, advice_on
+from qat.analysis.advice import FAR, advice_on, plainly_calibrated
 from qat.analysis.agreement import Agreement, Channels, Codes
 from qat.analysis.diagnosed import Diagnosis, Layer, Output
 from qat.cells.base import Context
@@ -32,9 +32,11 @@ from qat.graph import Graph, Network, Node, Params, as_graph
 from qat.integer import Evaluator, IntegerTensor
 from qat.passes.equalize_channels import DEAD
 from qat.passes.to_integer import integers_by_node
-from qat.registry import evaluation_ops
+from qat.registry import backend_of, evaluation_ops
+from qat.training.checkpoint import Checkpoint
 from qat.training.forward import IDLE, NodeLoop
-from qat.vocabulary.arrays import Arrays, batches_of, samples_that_fit
+from qat.training.origin import checkpoint_of, taken
+from qat.vocabulary.arrays import Arrays, as_arrays, batches_of, samples_that_fit
 from qat.vocabulary.ops import Array, Ops, Tensor
 from qat.vocabulary.values import Value
 
@@ -42,6 +44,7 @@ MOST = 32  #: samples at a time, however small they are
 SUFFIX = ".fake_quant"  #: of the fake quantizer whose row has the name of the layer before it
 
 
+@overload
 def diagnose(
     network: Network | Graph,
     params: Mapping[str, Array],
@@ -50,15 +53,42 @@ def diagnose(
     float_params: Mapping[str, Array] | None = None,
     batch_size: int | None = None,
     ops: Ops | None = None,
+) -> Diagnosis: ...
+
+
+@overload
+def diagnose(
+    network: Any,
+    images: Any,
+    /,
+    *,
+    float_params: Mapping[str, Array] | None = None,
+    batch_size: int | None = None,
+    ops: Ops | None = None,
+) -> Diagnosis: ...
+
+
+def diagnose(
+    network: Any,
+    params: Any = None,
+    images: Any = None,
+    *,
+    float_params: Mapping[str, Array] | None = None,
+    batch_size: int | None = None,
+    ops: Ops | None = None,
 ) -> Diagnosis:
     """Compare a quantized network's integers with its float numbers, layer by layer: what each costs, and what to do.
 
-    The definitions stand in ``qat.analysis.diagnosis`` and docs/diagnosis.md. Samples are streamed.
+    It is called as ``diagnose(network, params, images)``, as ``diagnose(checkpoint, images)`` or ``diagnose(model, images)``,
+    since these have parameters of their own. The definitions stand in ``qat.analysis.diagnosis`` and docs/diagnosis.md. Samples
+    are streamed.
 
     Args:
-        network: the quantized network.
-        params: its parameters.
-        images: what it takes, (N, ...); a tuple of arrays for several inputs.
+        network: the quantized network; a quantized ``qat.Checkpoint``; or a model that ``qat.prepare`` or a backend's ``lower``
+            returned, trained since or not.
+        params: its parameters; of a checkpoint and of a model they are not given.
+        images: what it takes, (N, ...); a tuple of arrays for several inputs. For a model, as ``qat.prepare`` takes images:
+            arrays, tensors, or batches, of which the first 512 samples are taken.
         float_params: of the float network that it came from, to compare with; None: the quantized network's own, with every
             quantizer idle.
         batch_size: samples at a time; None: as many as fit.
@@ -69,21 +99,31 @@ def diagnose(
         A row for each fake quantizer, the outputs, and advice.
 
     Raises:
-        QatError: for a float network, images that it does not take, parameters of another network, or float numbers that are
-            not finite.
+        QatError: for a float network, images that it does not take, parameters of another network, a model that was not
+            prepared, or float numbers that are not finite.
 
     >>> import numpy as np
     >>> import qat
     >>> from qat.networks import LeNet5
     >>> images = np.random.default_rng(0).integers(0, 256, (8, 1, 32, 32), np.uint8)
     >>> quantized = qat.calibrate(LeNet5(), LeNet5().graph().initial_params(), images, num_bits=(8, 2))
-    >>> found = qat.diagnose(quantized.graph, quantized.params, images)
+    >>> found = qat.diagnose(quantized, images)
     >>> [layer.name for layer in found.layers]
     ['conv1', 'conv2', 'fc1', 'fc2', 'fc3']
     >>> all(layer.own < 20 for layer in found.layers)  # dB: activations of 2 bits
     True
     """
-    graph = as_graph(network)
+    plain = False
+    if isinstance(network, (Network, Graph)):
+        graph = as_graph(network)
+        if params is None or images is None:
+            raise QatError(
+                f"{graph.name}: a network alone has no parameters: give diagnose(network, params, images), or a checkpoint and "
+                "images"
+            )
+    else:
+        checkpoint, images = _checkpoint_and_images(network, params, images)
+        graph, params, plain = checkpoint.graph, checkpoint.params, plainly_calibrated(checkpoint)
     if not graph.is_quantized:
         raise QatError(
             f"{graph.name} is a float network, which loses nothing: give the quantized one, from qat.calibrate or training"
@@ -96,7 +136,22 @@ def diagnose(
     for batch in batches:
         measured.add(batch)
         samples += len(batch[0])
-    return measured.result(samples)
+    return measured.result(samples, plain=plain)
+
+
+def _checkpoint_and_images(given: Any, first: Any, second: Any) -> tuple[Checkpoint, Any]:
+    """What ``diagnose`` was given in place of a network and parameters, and the images behind it, canonical."""
+    checkpoint = given if isinstance(given, Checkpoint) else checkpoint_of(given)
+    if (first is None) == (second is None):
+        raise QatError(
+            f"{checkpoint.graph.name}: a checkpoint and a prepared model have their own parameters: give "
+            "diagnose(model, images), with images alone behind it"
+        )
+    images = second if first is None else first
+    if isinstance(given, Checkpoint):
+        return checkpoint, images
+    own = getattr(given, "own_layout", False)
+    return checkpoint, as_arrays(taken(backend_of(given), images, checkpoint.graph, "images", own=own).images)
 
 
 def completed(graph: Graph, given: Mapping[str, Array]) -> Params:
@@ -254,7 +309,7 @@ class _Passes:
             for agreement, name in zip(row.outputs, self._graph.outputs, strict=True):
                 agreement.add(real[name], self._numpy(values[name].real(self._ops)))
 
-    def result(self, samples: int) -> Diagnosis:
+    def result(self, samples: int, *, plain: bool) -> Diagnosis:
         """What all batches came to."""
         errors = {name: float(np.mean([x.relative for x in row.outputs])) for name, row in self._rows.items()}
         layers = tuple(
@@ -270,7 +325,7 @@ class _Passes:
             for name, x, same in zip(self._graph.outputs, self._outputs, self._same, strict=True)
         )
         codes = {name.removesuffix(SUFFIX): row.codes for name, row in self._rows.items() if row.codes is not None}
-        return Diagnosis(self._graph.name, samples, layers, outputs, advice_on(layers, outputs), codes)
+        return Diagnosis(self._graph.name, samples, layers, outputs, advice_on(layers, outputs, plain=plain), codes)
 
     def _layer(self, name: str, row: _Row, blame: float) -> Layer:
         quantizers = [cell.weight_quantizer for _, cell in row.quantized]

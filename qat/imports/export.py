@@ -9,12 +9,11 @@ from qat.data import Split
 from qat.deploy.certificate import Certificate
 from qat.deploy.verify import export_verified
 from qat.errors import QatError
-from qat.imports.prepare import taken
 from qat.registry import backend as backend_named
 from qat.registry import backend_of, formats, suffixed
 from qat.registry import target as target_named
 from qat.training.checkpoint import Checkpoint
-from qat.training.origin import checkpoint_of, origin_of
+from qat.training.origin import checkpoint_of, origin_of, taken
 from qat.vocabulary.arrays import as_arrays
 
 

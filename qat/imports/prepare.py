@@ -15,6 +15,7 @@ from qat.analysis.calibration import calibrate
 from qat.analysis.choosing import NEAREST
 from qat.analysis.rounding import LearnedRounding
 from qat.data.foreign import is_array
+from qat.data.gathering import first_of
 from qat.deploy.interfaces import OwnLayout, TrainingBackend
 from qat.errors import QatError, shortened
 from qat.graph import Graph, Network, Params
@@ -22,16 +23,15 @@ from qat.imports.compare import TOLERANCE
 from qat.imports.entry import Inputs
 from qat.imports.imported import Imported
 from qat.imports.model import holder_of, import_model, source_of
-from qat.imports.samples import Samples, first_of, gathered
 from qat.passes.convert_quant_network import convert_quant_network
 from qat.passes.track_oscillations import track_oscillations
 from qat.registry import backend as backend_named
 from qat.registry import backend_names, backend_of, evaluation_ops
 from qat.tasks import Classification, Task
 from qat.training.checkpoint import Checkpoint
-from qat.training.origin import Origin, origin_of
+from qat.training.origin import Origin, origin_of, taken
 from qat.training.oscillations import Oscillations
-from qat.vocabulary.arrays import as_arrays, check_samples
+from qat.vocabulary.arrays import as_arrays
 from qat.vocabulary.ops import Array
 
 KEPT = 64  #: samples that a prepared model remembers, to verify exported files on
@@ -147,30 +147,6 @@ def prepare(
     kept = tuple(x[:KEPT].copy() for x in images)
     vars(model)["_origin"] = Origin(graph, task, kept, *_placed(imported, module), checkpoint.history, oscillations)
     return model
-
-
-def taken(chosen: TrainingBackend, given: Any, graph: Graph, what: str, *, own: bool) -> Samples:
-    """Samples of a user, canonical.
-
-    Args:
-        chosen: The backend of their model.
-        given: As ``gathered`` takes them.
-        graph: What takes them.
-        what: The argument, for messages.
-        own: They are as the framework's own models take them, else canonical.
-
-    Returns:
-        The samples.
-
-    Raises:
-        QatError: As ``gathered``; or they are not what the model takes, in its user's layout.
-    """
-    if not (own and isinstance(chosen, OwnLayout)):
-        return gathered(given, graph.input_specs, graph.name, what)
-    specs = [chosen.own_spec(spec) for spec in graph.input_specs]
-    samples = gathered(given, specs, graph.name, what)
-    check_samples(samples.images, specs, np.ndarray, graph.name)
-    return samples._replace(images=chosen.canonical(samples.images))
 
 
 def export_params(model: Any, module: Any) -> None:

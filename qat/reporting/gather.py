@@ -175,7 +175,7 @@ def gather(
     order = np.sort(np.random.default_rng(SEED).permutation(len(split))[:images])
     # Training has moved the weights: how far its layers are from the float checkpoint's says nothing of quantization.
     alike = floats is not None and not checkpoint.step
-    found = diagnose(graph, params, split.chosen(order).images, float_params=floats if alike else None, ops=ops)
+    found = diagnose(checkpoint, split.chosen(order).images, float_params=floats if alike else None, ops=ops)
     layers = measure(graph, params)
     try:
         stored, arena = stored_bytes(layers, integers), arena_bytes(integers)

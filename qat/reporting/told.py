@@ -7,6 +7,7 @@ from typing import Any
 
 from qat.errors import shortened
 from qat.training.checkpoint import COURSE, Checkpoint
+from qat.training.records import title
 from qat.training.resuming import COMMAND
 
 #: Of a training: what is said of it, by the name in its record, in this order; what is at its default is left out.
@@ -58,21 +59,6 @@ def course_names(checkpoint: Checkpoint) -> list[str]:
         return ["training"] * count
     last = "quantization-aware training" if checkpoint.progress.epochs else f"training {count}"
     return [*("float training" if k == 0 else f"training {k + 1}" for k in range(count - 1)), last]
-
-
-def title(record: Mapping[str, Any]) -> str:
-    """What a record of the history is about."""
-    for key, words in (
-        ("calibration", "Calibrated"),
-        ("pruning", "Pruned"),
-        ("import", "Imported"),
-        ("compression", "Compressed"),
-    ):
-        if key in record:
-            return words
-    if "epochs" in record and "backend" in record:
-        return "Trained"
-    return next(iter(record), "Made").replace("_", " ").capitalize()
 
 
 def _settings(record: Mapping[str, Any]) -> list[tuple[str, str]]:

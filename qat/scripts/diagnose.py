@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> None:
     floats = _float_params(args.float_ckpt, checkpoint) if args.float_ckpt else None
     split = _chosen(args, getattr(load_data(args.data_path, checkpoint, args), args.split))
     ops = evaluation_ops(args.backend, args.device_target)
-    found = diagnose(checkpoint.graph, checkpoint.params, split.images, float_params=floats, ops=ops)
+    found = diagnose(checkpoint, split.images, float_params=floats, ops=ops)
     data = f"{found.samples:,} {args.split} images"
     print_arithmetic(checkpoint.graph)
     moved = calibrated_with(checkpoint, "rounding") - {NEAREST, None}

@@ -30,6 +30,7 @@ from qat.registry import suffixed
 from qat.tables import counted
 from qat.tasks import Classification, Task
 from qat.training.monitor import Epoch, Progress
+from qat.training.records import line
 from qat.vocabulary.listing import Listed, Listing, Row
 from qat.vocabulary.ops import Array
 
@@ -145,7 +146,7 @@ class Checkpoint(Listed):
         ]
         if self.class_names:
             rows.append(Row(("classes", f"{len(self.class_names):,}"), shortened(self.class_names)))
-        rows += [Row(("history", f"{number}"), shortened(entry)) for number, entry in enumerate(self.history, 1)]
+        rows += [Row((f"history[{number}]", line(record))) for number, record in enumerate(self.history)]
         return Listing(repr(self), ("what", "value"), tuple(rows))
 
     def not_finite(self) -> str | None:

@@ -1,4 +1,4 @@
-"""What a lowered model remembers of how it was made, and the checkpoint that it is."""
+"""What a lowered model remembers of how it was made, the checkpoint that it is, and the samples that it takes."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
+from qat.data.gathering import Gathered, gathered
+from qat.deploy.interfaces import OwnLayout, TrainingBackend
 from qat.graph import Graph, Params
 from qat.registry import backend_of
 from qat.tasks import Classification, Task
 from qat.training.checkpoint import Checkpoint
 from qat.training.oscillations import Oscillations
+from qat.vocabulary.arrays import check_samples
 from qat.vocabulary.ops import Array
 
 
@@ -70,3 +75,27 @@ def origin_of(model: Any) -> Origin:
     """What a lowered model remembers; of one that ``prepare`` did not make, its graph."""
     found = vars(model).get("_origin")
     return found if isinstance(found, Origin) else Origin(model.graph, Classification())
+
+
+def taken(chosen: TrainingBackend, given: Any, graph: Graph, what: str, *, own: bool) -> Gathered:
+    """Gathered of a user, canonical.
+
+    Args:
+        chosen: The backend of their model.
+        given: As ``gathered`` takes them.
+        graph: What takes them.
+        what: The argument, for messages.
+        own: They are as the framework's own models take them, else canonical.
+
+    Returns:
+        The samples.
+
+    Raises:
+        QatError: As ``gathered``; or they are not what the model takes, in its user's layout.
+    """
+    if not (own and isinstance(chosen, OwnLayout)):
+        return gathered(given, graph.input_specs, graph.name, what)
+    specs = [chosen.own_spec(spec) for spec in graph.input_specs]
+    samples = gathered(given, specs, graph.name, what)
+    check_samples(samples.images, specs, np.ndarray, graph.name)
+    return samples._replace(images=chosen.canonical(samples.images))

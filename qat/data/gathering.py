@@ -1,4 +1,4 @@
-"""Samples as users of a framework have them - arrays, tensors, a DataLoader, a tf.data.Dataset - as NumPy arrays."""
+"""Gathered as users of a framework have them - arrays, tensors, a DataLoader, a tf.data.Dataset - as NumPy arrays."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from qat.vocabulary.ops import Array
 MOST = 512  #: samples that are taken of an iterable; an array is in memory already and is taken whole
 
 
-class Samples(NamedTuple):
+class Gathered(NamedTuple):
     """Some samples.
 
     Attributes:
@@ -27,13 +27,13 @@ class Samples(NamedTuple):
     images: tuple[Array, ...]
     labels: tuple[Array, ...] = ()
 
-    def first(self, count: int) -> Samples:
+    def first(self, count: int) -> Gathered:
         """So many of them, in memory of their own."""
-        return Samples(*(tuple(x[:count].copy() for x in arrays) for arrays in self))
+        return Gathered(*(tuple(x[:count].copy() for x in arrays) for arrays in self))
 
 
-def gathered(given: Any, specs: Sequence[ArraySpec], name: str, what: str) -> Samples:
-    """Samples from whatever gives them.
+def gathered(given: Any, specs: Sequence[ArraySpec], name: str, what: str) -> Gathered:
+    """Gathered from whatever gives them.
 
     Args:
         given: an array or tensor (N, ...); a tuple of arrays, one for each input, with or without labels behind them; or
@@ -52,7 +52,7 @@ def gathered(given: Any, specs: Sequence[ArraySpec], name: str, what: str) -> Sa
         return _batch(given, specs, name, what)
     if not isinstance(given, Iterable) or isinstance(given, (str, bytes, dict)):
         raise _refused(given, specs, name, what)
-    batches: list[Samples] = []
+    batches: list[Gathered] = []
     count = 0
     for batch in given:
         batches.append(_batch(batch, specs, name, what))
@@ -64,7 +64,7 @@ def gathered(given: Any, specs: Sequence[ArraySpec], name: str, what: str) -> Sa
             f"{name}: {what} gives no batch (it may have been read to its end before); give at least one image"
         )
     try:
-        joined = Samples(*(_joined([batch[place] for batch in batches]) for place in (0, 1)))
+        joined = Gathered(*(_joined([batch[place] for batch in batches]) for place in (0, 1)))
     except ValueError as error:
         raise QatError(
             f"{name}: {what} gives batches that do not fit together ({error}); give samples of one shape"
@@ -86,7 +86,7 @@ def _joined(batches: Sequence[tuple[Array, ...]]) -> tuple[Array, ...]:
     return tuple(np.concatenate(parts) for parts in zip(*batches, strict=False))
 
 
-def _batch(batch: Any, specs: Sequence[ArraySpec], name: str, what: str) -> Samples:
+def _batch(batch: Any, specs: Sequence[ArraySpec], name: str, what: str) -> Gathered:
     """One array, or as many as there are inputs, which may be a tuple of their own, and labels behind them."""
     inputs = len(specs)
     parts = list(batch) if isinstance(batch, (tuple, list)) else [batch]
@@ -109,7 +109,7 @@ def _batch(batch: Any, specs: Sequence[ArraySpec], name: str, what: str) -> Samp
             f"{name}: {what} gives {', '.join(str(len(x)) for x in images)} samples; give equally many for each input"
         )
     fit = len(labels) == len(parts) - inputs and all(x.shape[:1] == images[0].shape[:1] for x in labels)
-    return Samples(images, labels if fit else ())
+    return Gathered(images, labels if fit else ())
 
 
 def _refused(given: Any, specs: Sequence[ArraySpec], name: str, what: str) -> QatError:
