@@ -568,6 +568,10 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     again = qat.Checkpoint.load(tmp_path / "again.ckpt")
     assert again.graph == found.graph
     assert all(np.array_equal(again.params[name], found.params[name]) for name in found.params)
+    status, out, _ = run(capsys, *common, "--num_bits", 8, "--target_drop", 50, "--save_path", tmp_path / "met.ckpt")
+    assert status == 0
+    assert "nothing raised: the target is met without" in out
+    assert "with all that may be" not in out  # what may be raised was not looked for
 
 
 @pytest.mark.parametrize(

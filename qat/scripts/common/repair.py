@@ -184,11 +184,12 @@ def print_repair(found: Repair, *, bops: bool = False) -> None:
         drop_before=found.drop_before,
         drop_unit=found.unit or None,
     )
-    result(
-        f"weights: {found.weight_bytes:,} bytes; {found.weight_bytes_before:,} with nothing raised, "
-        f"{found.weight_bytes_most:,} with all that may be",
-        weight_bytes=found.weight_bytes,
+    others = (
+        f"; {found.weight_bytes_before:,} with nothing raised, {found.weight_bytes_most:,} with all that may be"
+        if rows
+        else ""
     )
+    result(f"weights: {found.weight_bytes:,} bytes{others}", weight_bytes=found.weight_bytes)
 
 
 def _row(x: Raised, unit: str, bops: bool) -> tuple[str, ...]:
