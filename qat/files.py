@@ -247,7 +247,7 @@ def absolute(path: str | Path) -> str:
     """The one absolute spelling of a path: without . and .., unless a symbolic link gives .. another meaning.
 
     Args:
-        path: of a file or folder, which need not be there; a link in it stays.
+        path: of a file or folder, which need not be there; a link in it stays. A name that no file can have stays as it is.
 
     >>> from pathlib import Path
     >>> from qat.files import absolute
@@ -255,7 +255,11 @@ def absolute(path: str | Path) -> str:
     True
     """
     found = os.path.abspath(path)
-    return found if os.path.realpath(found) == os.path.realpath(path) else str(Path(path).absolute())
+    try:
+        same = os.path.realpath(found) == os.path.realpath(path)
+    except ValueError:  # a NUL in it, which whoever opens it reports
+        return str(path)
+    return found if same else str(Path(path).absolute())
 
 
 def _target(path: Path) -> Path:

@@ -159,7 +159,7 @@ def test_no_photograph_is_parted():
 @pytest.mark.parametrize(
     ("groups", "count", "message"),
     [
-        (None, 1, "1 folds of 20 images of its rarest label; use a number from 2 to 20"),
+        (None, 1, "1 fold of 20 images of its rarest label; use a number from 2 to 20"),
         (None, 21, "21 folds of 20 images"),
         (np.arange(60) // 20, 4, "4 folds of 3 groups of images"),
         (np.arange(60), 21, "21 folds of 20 images of its rarest label"),
