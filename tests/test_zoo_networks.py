@@ -205,7 +205,7 @@ def test_a_network_is_made_from_its_source_to_certified_files(small: tuple[Entry
     assert row.widths["4/4"].way == "trained, 1 epoch"
     # Once more: checkpoints are used again, but those of a width that is reached in another way are not.
     before = (tmp_path / "out" / "small_8_8.ckpt").read_bytes()
-    changed = replace(entry, ways={**entry.ways, "4/8": Way({"method": "percentile"})})
+    changed = replace(entry, ways={**entry.ways, "4/8": Way({"rounding": "nearest", "bias_correction": False})})
     said.clear()
     again, _ = make(changed, where, replace(order, formats=["C"], widths=["8/8", "4/8"]), said.append)
     assert (tmp_path / "out" / "small_8_8.ckpt").read_bytes() == before
