@@ -181,7 +181,9 @@ def test_quiet_prints_results_alone(
     monkeypatch.setenv("COLUMNS", "80")
     status, out, err = run(capsys, *RUNS[name], "--quiet")
     assert (status, err) == (0, "")
-    lines = [x for x in printed[name][1].splitlines() if not re.search(r"^Epoch|^threads: |Validation|: takes|samples/s", x)]
+    lines = [
+        x for x in printed[name][1].splitlines() if not re.search(r"^Epoch|^threads: |Validation|: takes|samples/s", x)
+    ]
     assert out.splitlines() == lines
 
 

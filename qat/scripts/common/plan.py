@@ -81,12 +81,20 @@ def check_outputs(args: argparse.Namespace, *paths: str | Path, own: Callable[[P
             or not path.is_file()
             or not path.stat().st_size
             or _is_recorded(path)
-            or own(path)
+            or _told(own, path)
         ):
             continue
         text = f"{path}: is there already" + ("" if own is never_own else ", and is not what qat wrote")
         if getattr(args, "dry_run", False) or not _agreed(f"{text}; replace it? [y/N] "):
             raise QatError(f"{text}, and would be lost; give --yes to replace it, or another name")
+
+
+def _told(own: Callable[[Path], bool], path: Path) -> bool:
+    """Whether ``own`` tells a file as qat's; one that cannot be read is not."""
+    try:
+        return own(path)
+    except OSError:
+        return False
 
 
 def check_exported(
