@@ -422,7 +422,8 @@ def test_images_held_back_are_training_images_that_are_trained_on_no_more(count)
         np.testing.assert_array_equal(split.images.reshape(-1), split.labels)
     assert data.held_back(count).test.labels.tolist() == held.test.labels.tolist()
     assert data.held_back(49, seed=1).train.labels.tolist() != data.held_back(49).train.labels.tolist()
-    assert held.name == f"made, {count} training images held back"
+    images = "1 training image" if count == 1 else f"{count} training images"
+    assert held.name == f"made, {images} held back"
 
 
 @pytest.mark.parametrize("count", [-1, 0, 50])
