@@ -128,15 +128,20 @@ def test_a_changed_result_or_setting_is_made_again_and_what_follows_only_where_i
     write(done, **SHORT)
 
 
+def exported_params(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, str], Path]:
+    """In a folder, which becomes the working directory: a step that exports parameters, and its run file."""
+    monkeypatch.chdir(folder)
+    graph = LeNet5().graph()
+    Checkpoint(graph, graph.initial_params(0)).save("net.ckpt")
+    step = {"ckpt_path": "net.ckpt", "backend": "torch", "file": "net.pt"}
+    return step, write(folder, **{"export-params": step})
+
+
 def test_what_a_step_wrote_is_replaced_as_long_as_it_is_that(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Nothing in parameters for PyTorch says that qat wrote them: their digest does."""
-    monkeypatch.chdir(tmp_path)
-    graph = LeNet5().graph()
-    Checkpoint(graph, graph.initial_params(0)).save("net.ckpt")
-    step = {"ckpt_path": "net.ckpt", "backend": "torch", "file": "net.pt"}
-    path = write(tmp_path, **{"export-params": step})
+    step, path = exported_params(tmp_path, monkeypatch)
     assert run(capsys, "run-config", path)[0] == 0
     was = Path("net.pt").read_bytes()
     assert run(capsys, "run-config", path, "--again")[0] == 0, "without a question"
@@ -164,11 +169,7 @@ def test_what_a_step_wrote_is_replaced_as_long_as_it_is_that(
 def test_what_steps_wrote_is_known_still_where_a_run_anew_was_interrupted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    graph = LeNet5().graph()
-    Checkpoint(graph, graph.initial_params(0)).save("net.ckpt")
-    step = {"ckpt_path": "net.ckpt", "backend": "torch", "file": "net.pt"}
-    path = write(tmp_path, **{"export-params": step})
+    _, path = exported_params(tmp_path, monkeypatch)
     assert run(capsys, "run-config", path)[0] == 0
     with monkeypatch.context() as interrupting:
         interrupting.setattr(steps, "main", lambda _: 130)
