@@ -153,6 +153,24 @@ def test_the_command_trains_with_several_workers(backend: str, tmp_path: Path) -
     assert Checkpoint.load(path).epoch == 1
 
 
+LEAVES = """
+import atexit
+import torch.distributed as dist
+from qat.backends.torch.workers import join
+atexit.register(lambda: print("at the end", dist.is_initialized()))
+join()
+print("joined", dist.is_initialized())
+"""
+
+
+@pytest.mark.skipif("torch" not in HERE, reason="needs PyTorch")
+def test_a_worker_leaves_its_group_before_python_ends(tmp_path: Path) -> None:
+    """Gloo's threads let go of tensors, which aborted a process whose Python was ending."""
+    alone = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_ports(1)[0])}
+    environment = os.environ | alone | {"PYTHONPATH": str(TESTS.parent)}
+    assert "joined True\nat the end False\n" in finished([sys.executable, "-c", LEAVES], [environment], tmp_path)
+
+
 @pytest.mark.sweep
 @pytest.mark.skipif("torch" not in HERE, reason="needs PyTorch")
 def test_train_gtc_trains_with_several_workers(tmp_path: Path) -> None:

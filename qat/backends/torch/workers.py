@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -26,6 +27,15 @@ def join() -> None:
         dist.init_process_group("nccl" if gpu else "gloo")
     except (RuntimeError, ValueError) as error:
         raise QatError(f"the workers do not find one another ({reason_of(error)}); start them with torchrun") from None
+    atexit.register(leave)
+
+
+def leave() -> None:
+    """Leave the group of workers and end its threads. A thread that still lets go of a tensor while Python ends would abort
+    the process.
+    """
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 class _Sum(torch.autograd.Function):
