@@ -108,11 +108,10 @@ def correctable(graph: Graph) -> dict[str, str]:
     Left out is a cell without bias and batch normalisation, one that is used more than once (its uses would need different
     corrections), and one whose activation is computed inside it.
     """
-    uses = [node.cell_name for node in graph.nodes]
     targets = {}
     for node in graph.nodes:
         cell = node.cell
-        if isinstance(cell, LinearCell) and uses.count(node.cell_name) == 1 and cell.activation not in TABLES:
+        if isinstance(cell, LinearCell) and node.cell_name not in graph.shared_cells and cell.activation not in TABLES:
             if cell.has_bn:
                 targets[node.name] = f"{node.cell_name}.beta"
             elif cell.has_bias:

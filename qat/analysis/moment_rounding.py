@@ -65,9 +65,10 @@ def rounded_by_moments(graph: Graph, params: Mapping[str, Array], batches: Batch
         The parameters, weights moved to the middle of the chosen codes.
     """
     loop, own = NodeLoop(graph, ops), dict(params)
-    uses = [node.cell_name for node in graph.nodes]
     places = [
-        at for at, step in enumerate(loop.steps) if _may_choose(step.node) and uses.count(step.node.cell_name) == 1
+        at
+        for at, step in enumerate(loop.steps)
+        if _may_choose(step.node) and step.node.cell_name not in graph.shared_cells
     ]
     some = _first(batches, _images_that_wait(loop))
     quantizing = loop.load(own, max(graph.phase_starts))

@@ -343,7 +343,7 @@ class _Learning:
 
     def _moment(self, block: Block, node: Node, params: Params) -> Moment:
         """Of what a layer takes. Raises QatError where its rounding cannot be learned."""
-        if [each.cell_name for each in self.graph.nodes].count(node.cell_name) > 1:
+        if node.cell_name in self.graph.shared_cells:
             raise QatError("its cell is used more than once")
         moment, before = Moment(), block.nodes[: block.nodes.index(node)]
         (name,), coding = node.inputs, self.loop.load(params, self.phase)

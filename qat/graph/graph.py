@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -198,6 +199,12 @@ class Graph(Listed):
         return {
             f"{node.cell_name}.{local}": param for node in self.nodes for local, param in node.cell.params().items()
         }
+
+    @cached_property
+    def shared_cells(self) -> frozenset[str]:
+        """The cells, by name, that several nodes use."""
+        uses = Counter(node.cell_name for node in self.nodes)
+        return frozenset(name for name, count in uses.items() if count > 1)
 
     def consumers(self, name: str) -> list[Node]:
         """The nodes that take the output of the named one."""
