@@ -106,6 +106,33 @@ def test_the_error_is_near_the_smallest_that_there_is() -> None:
     assert least.mean() <= found.mean() < 1.5 * least.mean() < nearest.mean()
 
 
+@pytest.mark.parametrize("inputs", [6, 300])  # the latter in several blocks of columns
+def test_no_single_code_can_be_chosen_better(inputs: int) -> None:
+    position, moments, (free, fixed, first, last) = given(inputs, outputs=3)
+    compensation = Compensation(moments)
+    rounded = compensation.codes(position, free, fixed, first, last)
+    found = compensation.refined(position, rounded.codes, free, first, last)
+    damped = moments + DAMPING * np.trace(moments, axis1=1, axis2=2)[:, None, None] / inputs * np.eye(inputs)
+    least, before = error(position, found.codes, damped), error(position, rounded.codes, damped)
+    assert (least <= before).all()
+    assert least.sum() < before.sum()
+    np.testing.assert_array_equal(found.codes, np.clip(np.rint(found.position), first, last))
+
+    def gains(codes: Array) -> bool:
+        """Whether the error falls by one code's change by 1."""
+        now = error(position, codes, damped)
+        for j, change in product(range(inputs), (-1, 1)):
+            other = codes.copy()
+            other[:, :, j] += change
+            within = (other[:, :, j] >= -4) & (other[:, :, j] <= 3)
+            if (error(position, other, damped) < now - 1e-9)[within].any():
+                return True
+        return False
+
+    assert gains(rounded.codes)
+    assert not gains(found.codes)
+
+
 def test_inputs_that_have_nothing_in_common_get_nearest_codes() -> None:
     position, _, rest = given(6)
     moments = np.broadcast_to(np.diag(np.arange(6.0)), (2, 6, 6))  # one of them is always 0

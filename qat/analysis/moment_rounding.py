@@ -24,7 +24,8 @@ from qat.vocabulary.values import Value
 DAMPING = 1e-2  #: of the mean second moment, added to each; more where the moments are of few numbers
 CAUTIONS = (0.03, 0.1, 0.3, 1.0, 3.0)  #: the same, tried where weights make up for what is lost before a layer
 COLUMNS = 128  #: of weights between two updates of all that follow
-SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)  #: of a range, that are tried
+PASSES = 10  #: over a layer's codes once they are chosen, at most
+SHARES = tuple(share / 20 for share in range(20, 9, -1))  #: of a range, that are tried: 1.0, 0.95 to 0.5
 MOST_INPUTS = 1 << 12  #: of a layer; with more the matrices would be slow and large, and it keeps the nearest codes
 MOST_IMAGES = 1 << 10  #: that moments are found on
 ROWS = 1 << 16  #: of all images together: of many images few places of each are taken
@@ -37,7 +38,7 @@ def rounded_by_moments(graph: Graph, params: Mapping[str, Array], batches: Batch
 
     Nearest codes have the smallest error of the weights, but not of the outputs: inputs go together, most of all neighbouring
     pixels, and then errors of weights add up. Layer after layer, with x what it takes in the float network and x' what it takes
-    in the quantized one, whose earlier layers have their codes already, weights W' are found in two steps:
+    in the quantized one, whose earlier layers have their codes already, weights W' are found in three steps:
 
     1. What is lost before the layer is made up for: W' = W + W E[(x - x') x'^T] (H + c I)^-1, with H = E[x' x'^T] over images
        and places, minimises E|W x - W' x'|^2 + c |W' - W|^2 (after Li et al., arXiv 2504.02692, who have no c). Of several c,
@@ -47,7 +48,10 @@ def rounded_by_moments(graph: Graph, params: Mapping[str, Array], batches: Batch
        -(w_j - q_j) / U_jj U_j, U the upper triangular matrix with U^T U = H^-1 (Frantar et al., arXiv 2210.17323, equations 2
        and 3 and section 3.3).
 
-    Each scale is that of the share of its weights' range, from all to a half, with which the second step changes the layer's
+    3. Each code is chosen once more, given all others, until none changes (Behdin et al., arXiv 2309.01885): the second step
+       leaves what the last weights lose to nobody.
+
+    Each scale is that of the share of its weights' range, from all to a half, with which these codes change the layer's
     outputs least: e H e^T, e the error of an output's weights. Then the float weight is moved to the middle of its code
     (``qat.cells.chosen_codes``).
 
@@ -133,8 +137,8 @@ class Compensation:
         variances = np.diagonal(moments, axis1=1, axis2=2)
         # Those that weigh most come first.
         self._order = np.argsort(-variances, axis=1, kind="stable")[:, np.newaxis, :]
-        damped = _damped(moments, damping)
-        ordered = np.take_along_axis(np.take_along_axis(damped, np.swapaxes(self._order, 1, 2), 1), self._order, 2)
+        self._damped = _damped(moments, damping)
+        ordered = np.take_along_axis(np.take_along_axis(self._damped, np.swapaxes(self._order, 1, 2), 1), self._order, 2)
         # Upper: its transpose times it is the inverse.
         self._factor = np.swapaxes(np.linalg.cholesky(np.linalg.inv(ordered)), 1, 2)
         self._inputs = inputs
@@ -172,6 +176,45 @@ class Compensation:
         found = Rounded(np.empty_like(left), np.empty_like(left))
         for array, ordered in zip(found, (codes, left), strict=True):
             np.put_along_axis(array, order, ordered, 2)
+        return found
+
+    def refined(self, position: Array, codes: Array, free: Array, first: Array, last: Array) -> Rounded:
+        """The same codes, each chosen once more given all others, until none changes or ten passes are over.
+
+        With e = w - q, e H e^T is smallest over q_j at w_j + sum of e_k H_kj / H_jj over k other than j, so the code nearest to
+        that never makes it larger.
+
+        Args:
+            position, free, first, last: as ``codes`` takes them.
+            codes: those to begin with, float64 (groups, outputs, inputs).
+
+        >>> import numpy as np
+        >>> position, codes = np.array([[[0.4, 0.4, 0.4, 0.4]]]), np.array([[[3.0, -2.0, 1.0, 1.0]]])
+        >>> everything = np.ones((1, 4, 4))
+        >>> one = np.ones_like(position)
+        >>> Compensation(everything).refined(position, codes, one > 0, -7 * one, 7 * one).codes.sum()
+        2.0
+        """
+        diagonal = np.diagonal(self._damped, axis1=1, axis2=2)
+        found, off = Rounded(codes.copy(), position.copy()), position - codes
+        for _ in range(PASSES):
+            settled = True
+            for start in range(0, self._inputs, COLUMNS):
+                damped = self._damped[:, :, start : start + COLUMNS]
+                slope = off @ damped
+                for j, column in enumerate(range(start, start + damped.shape[2])):
+                    old = found.codes[:, :, column].copy()
+                    best = old + slope[:, :, j] / diagonal[:, column, np.newaxis]
+                    nearest = np.clip(np.rint(best), first[:, :, column], last[:, :, column])
+                    found.position[:, :, column] = best
+                    found.codes[:, :, column] = np.where(free[:, :, column], nearest, old)
+                    change = old - found.codes[:, :, column]
+                    if change.any():
+                        settled = False
+                        off[:, :, column] += change
+                        slope += change[:, :, np.newaxis] * damped[:, np.newaxis, column]
+            if settled:
+                break
         return found
 
 
@@ -372,6 +415,7 @@ def compensated(cell: LinearCell, own: Mapping[str, Array], moment: Moment) -> C
             made_up = made_up_for(position * scale, moment)
         position = position + made_up / scale
         rounded = compensation.codes(position, free, fixed, first, last)
+        rounded = compensation.refined(position, rounded.codes, free, first, last)
         off = (position - rounded.codes) * scale
         errors = ((off @ mean) * off).sum(axis=2).reshape(-1)
         found = Compensated(params, *(x.reshape(grid.codes.shape) for x in rounded))
