@@ -15,7 +15,8 @@ from test_rounding import IMAGES, PARAMS, Small
 import qat
 from qat.analysis import moment_rounding
 from qat.analysis.agreement import Agreement
-from qat.analysis.moment_rounding import DAMPING, Compensation, Moment, made_up_for, with_moments
+from qat.analysis.compensation import DAMPING, Compensation
+from qat.analysis.moment_rounding import Moment, made_up_for, with_moments
 from qat.analysis.paused_pass import PausedPass, code_ends
 from qat.cells.chosen_codes import weight_grid
 from qat.cli import main

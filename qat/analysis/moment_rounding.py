@@ -1,4 +1,4 @@
-"""Rounding by moments: what a weight loses by its rounding is made up for by the weights after it (GPTQ's update)."""
+"""Rounding by moments: the codes of weights are chosen by what goes into their layer, in both networks."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from qat.analysis.compensation import DAMPING, Compensation, damped
 from qat.analysis.paused_pass import PausedPass, code_ends
 from qat.analysis.ranges import Batches
 from qat.cells.chosen_codes import narrowing, weight_grid, with_codes, with_kept_scale
@@ -21,10 +22,7 @@ from qat.vocabulary.param import Shape
 from qat.vocabulary.rows import watched
 from qat.vocabulary.values import Value
 
-DAMPING = 1e-2  #: of the mean second moment, added to each; more where the moments are of few numbers
-CAUTIONS = (0.03, 0.1, 0.3, 1.0, 3.0)  #: the same, tried where weights make up for what is lost before a layer
-COLUMNS = 128  #: of weights between two updates of all that follow
-PASSES = 10  #: over a layer's codes once they are chosen, at most
+CAUTIONS = (0.03, 0.1, 0.3, 1.0, 3.0)  #: c, in shares of the mean second moment, that are tried
 SHARES = tuple(share / 20 for share in range(20, 9, -1))  #: of a range, that are tried: 1.0, 0.95 to 0.5
 MOST_INPUTS = 1 << 12  #: of a layer; with more the matrices would be slow and large, and it keeps the nearest codes
 MOST_IMAGES = 1 << 10  #: that moments are found on
@@ -122,120 +120,6 @@ def _images_that_wait(loop: NodeLoop) -> int:
         most = max(most, sum(math.prod(loop.graph.shapes[name]) for name in waiting))
         waiting.difference_update(ended)
     return max(1, min(MOST_IMAGES, WAITING_BYTES // (5 * most)))
-
-
-class Compensation:
-    """Rounds weights by the moments of what they are multiplied with.
-
-    Args:
-        moments: the mean of x x^T of each group, float64 (groups, inputs, inputs).
-        damping: in shares of the mean of its diagonal, added to that.
-    """
-
-    def __init__(self, moments: Array, damping: float = DAMPING) -> None:
-        inputs = moments.shape[1]
-        variances = np.diagonal(moments, axis1=1, axis2=2)
-        # Those that weigh most come first.
-        self._order = np.argsort(-variances, axis=1, kind="stable")[:, np.newaxis, :]
-        self._damped = _damped(moments, damping)
-        ordered = np.take_along_axis(np.take_along_axis(self._damped, np.swapaxes(self._order, 1, 2), 1), self._order, 2)
-        # Upper: its transpose times it is the inverse.
-        self._factor = np.swapaxes(np.linalg.cholesky(np.linalg.inv(ordered)), 1, 2)
-        self._inputs = inputs
-
-    def codes(self, position: Array, free: Array, fixed: Array, first: Array, last: Array) -> Rounded:
-        """Whole numbers near to weights, such that sum over inputs of (weight - code) x is small.
-
-        Args:
-            position: the weights in steps, float64 (groups, outputs, inputs).
-            free: whether a weight's code may be chosen, likewise.
-            fixed: the codes of the others.
-            first: the smallest code of each.
-            last: the largest one.
-
-        >>> import numpy as np
-        >>> position = np.array([[[0.4, 0.4, 0.4, 0.4]]])  # each rounds to 0
-        >>> everything = np.ones((1, 4, 4))  # four inputs that are always alike: only the sum of codes counts, 1.6
-        >>> one = np.ones_like(position)
-        >>> Compensation(everything).codes(position, one > 0, 0 * one, -7 * one, 7 * one).codes.sum()
-        2.0
-        """
-        order = np.broadcast_to(self._order, position.shape)
-        left, free, fixed, first, last = (np.take_along_axis(x, order, 2) for x in (position, free, fixed, first, last))
-        factor, codes = self._factor, np.empty_like(left)
-        for start in range(0, self._inputs, COLUMNS):
-            stop = min(start + COLUMNS, self._inputs)
-            errors = np.empty((*left.shape[:2], stop - start))
-            for j in range(start, stop):
-                nearest = np.clip(np.rint(left[:, :, j]), first[:, :, j], last[:, :, j])
-                codes[:, :, j] = np.where(free[:, :, j], nearest, fixed[:, :, j])
-                error = (left[:, :, j] - codes[:, :, j]) / factor[:, j, j, np.newaxis]
-                left[:, :, j + 1 : stop] -= error[:, :, np.newaxis] * factor[:, np.newaxis, j, j + 1 : stop]
-                errors[:, :, j - start] = error
-            left[:, :, stop:] -= errors @ factor[:, start:stop, stop:]
-        found = Rounded(np.empty_like(left), np.empty_like(left))
-        for array, ordered in zip(found, (codes, left), strict=True):
-            np.put_along_axis(array, order, ordered, 2)
-        return found
-
-    def refined(self, position: Array, codes: Array, free: Array, first: Array, last: Array) -> Rounded:
-        """The same codes, each chosen once more given all others, until none changes or ten passes are over.
-
-        With e = w - q, e H e^T is smallest over q_j at w_j + sum of e_k H_kj / H_jj over k other than j, so the code nearest to
-        that never makes it larger.
-
-        Args:
-            position, free, first, last: as ``codes`` takes them.
-            codes: those to begin with, float64 (groups, outputs, inputs).
-
-        >>> import numpy as np
-        >>> position, codes = np.array([[[0.4, 0.4, 0.4, 0.4]]]), np.array([[[3.0, -2.0, 1.0, 1.0]]])
-        >>> everything = np.ones((1, 4, 4))
-        >>> one = np.ones_like(position)
-        >>> Compensation(everything).refined(position, codes, one > 0, -7 * one, 7 * one).codes.sum()
-        2.0
-        """
-        diagonal = np.diagonal(self._damped, axis1=1, axis2=2)
-        found, off = Rounded(codes.copy(), position.copy()), position - codes
-        for _ in range(PASSES):
-            settled = True
-            for start in range(0, self._inputs, COLUMNS):
-                damped = self._damped[:, :, start : start + COLUMNS]
-                slope = off @ damped
-                for j, column in enumerate(range(start, start + damped.shape[2])):
-                    old = found.codes[:, :, column].copy()
-                    best = old + slope[:, :, j] / diagonal[:, column, np.newaxis]
-                    nearest = np.clip(np.rint(best), first[:, :, column], last[:, :, column])
-                    found.position[:, :, column] = best
-                    found.codes[:, :, column] = np.where(free[:, :, column], nearest, old)
-                    change = old - found.codes[:, :, column]
-                    if change.any():
-                        settled = False
-                        off[:, :, column] += change
-                        slope += change[:, :, np.newaxis] * damped[:, np.newaxis, column]
-            if settled:
-                break
-        return found
-
-
-class Rounded(NamedTuple):
-    """What ``Compensation`` gives.
-
-    Attributes:
-        codes: float64 (groups, outputs, inputs).
-        position: what was rounded: the weights in steps, with all that they made up for, likewise.
-    """
-
-    codes: Array
-    position: Array
-
-
-def _damped(moments: Array, share: float) -> Array:
-    """Moments with a share of the mean of their diagonal added to that; of inputs that are always 0 the identity."""
-    inputs = moments.shape[1]
-    diagonal = np.trace(moments, axis1=1, axis2=2).reshape(-1, 1, 1) / inputs
-    found: Array = np.where(diagonal > 0.0, moments + share * diagonal * np.eye(inputs), np.eye(inputs))
-    return found
 
 
 @dataclass
@@ -373,7 +257,7 @@ class _Lost(NamedTuple):
 
     def added(self, caution: float) -> Array:
         """W' - W."""
-        return np.swapaxes(np.linalg.solve(_damped(self.taken, caution), np.swapaxes(self.lost, 1, 2)), 1, 2)
+        return np.swapaxes(np.linalg.solve(damped(self.taken, caution), np.swapaxes(self.lost, 1, 2)), 1, 2)
 
     def gain(self, added: Array) -> float:
         """By how much the outputs' squared error falls with W + added."""
