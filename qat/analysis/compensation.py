@@ -100,10 +100,11 @@ class Compensation:
                     found.position[:, :, column] = best
                     found.codes[:, :, column] = np.where(free[:, :, column], nearest, old)
                     change = old - found.codes[:, :, column]
-                    if change.any():
+                    group, output = np.nonzero(change)  # few after the first pass
+                    if len(group):
                         settled = False
                         off[:, :, column] += change
-                        slope += change[:, :, np.newaxis] * damped[:, np.newaxis, column]
+                        slope[group, output] += change[group, output, np.newaxis] * damped[group, column]
             if settled:
                 break
         return found

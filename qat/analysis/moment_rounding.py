@@ -49,7 +49,7 @@ def rounded_by_moments(graph: Graph, params: Mapping[str, Array], batches: Batch
     3. Each code is chosen once more, given all others, until none changes (Behdin et al., arXiv 2309.01885): the second step
        leaves what the last weights lose to nobody.
 
-    Each scale is that of the share of its weights' range, from all to a half, with which these codes change the layer's
+    Each scale is that of the share of its weights' range, from all to a half, with which the second step changes the layer's
     outputs least: e H e^T, e the error of an output's weights. Then the float weight is moved to the middle of its code
     (``qat.cells.chosen_codes``).
 
@@ -285,37 +285,38 @@ def compensated(cell: LinearCell, own: Mapping[str, Array], moment: Moment) -> C
     groups, inputs = mean.shape[:2]
     scarce = 1.0 + inputs / moment.rows
     compensation = Compensation(mean, DAMPING * scarce)
-    whole, best, least, made_up = with_kept_scale(cell, own, moment.scale), None, np.empty(0), np.empty(0)
-    narrowed = narrowing(cell, whole, moment.scale)
-    for share in SHARES:
-        params = whole if share == 1.0 else narrowed(share)
+
+    def in_steps(params: Mapping[str, Array], made_up: Any) -> tuple[tuple[Array, ...], Array]:
+        """What ``Compensation.codes`` takes with the ranges of these parameters, and the scales."""
         grid = weight_grid(cell, params, moment.scale)
         wanted = np.divide(own["weight"], grid.step, out=np.zeros(grid.step.shape), where=grid.step != 0.0)
         position, free, fixed, first, last, scale = (
             np.reshape(x, (groups, -1, inputs))
             for x in (wanted, grid.free, grid.codes, grid.first, grid.last, grid.scale)
         )
-        if share == 1.0:
-            made_up = made_up_for(position * scale, moment)
-        position = position + made_up / scale
-        rounded = compensation.codes(position, free, fixed, first, last)
-        rounded = compensation.refined(position, rounded.codes, free, first, last)
-        off = (position - rounded.codes) * scale
+        return (position + made_up / scale, free, fixed, first, last), scale
+
+    best = whole = with_kept_scale(cell, own, moment.scale)
+    narrowed = narrowing(cell, whole, moment.scale)
+    (position, *_), scale = in_steps(whole, 0.0)
+    made_up, least = made_up_for(position * scale, moment), np.empty(0)
+    for share in SHARES:
+        params = whole if share == 1.0 else narrowed(share)
+        weights, scale = in_steps(params, made_up)
+        off = (weights[0] - compensation.codes(*weights).codes) * scale
         errors = ((off @ mean) * off).sum(axis=2).reshape(-1)
-        found = Compensated(params, *(x.reshape(grid.codes.shape) for x in rounded))
-        if best is None:
-            best, least = found, errors
+        if share == 1.0:
+            least = errors
             continue
         better = errors < least
         if not quantizer.per_channel:  # one scale for all
             better = np.full(errors.shape, errors.sum() < least.sum())
         least = np.where(better, errors, least)
-        best = Compensated(
-            {name: np.where(_of_outputs(better, array), params[name], array) for name, array in best.params.items()},
-            *(np.where(_of_outputs(better, x), new, x) for x, new in zip(best[1:], found[1:], strict=True)),
-        )
-    assert best is not None
-    return best
+        best = {name: np.where(_of_outputs(better, array), params[name], array) for name, array in best.items()}
+    (position, free, fixed, first, last), _ = in_steps(best, made_up)
+    codes = compensation.codes(position, free, fixed, first, last).codes
+    rounded = compensation.refined(position, codes, free, first, last)
+    return Compensated(best, *(x.reshape(own["weight"].shape) for x in rounded))
 
 
 def _of_outputs(chosen: Array, array: Array) -> Array:
