@@ -15,8 +15,8 @@ from test_rounding import IMAGES, PARAMS, Small
 import qat
 from qat.analysis import moment_rounding
 from qat.analysis.agreement import Agreement
-from qat.analysis.compensation import DAMPING, Compensation
-from qat.analysis.moment_rounding import Moment, made_up_for, with_moments
+from qat.analysis.compensation import Compensation
+from qat.analysis.moment_rounding import DAMPINGS, Moment, made_up_for, steadiest, with_moments
 from qat.analysis.paused_pass import PausedPass, code_ends
 from qat.cells.chosen_codes import weight_grid
 from qat.cli import main
@@ -25,6 +25,8 @@ from qat.training.forward import IDLE, NodeLoop
 from qat.vocabulary.numpy_ops import NUMPY_OPS
 from qat.vocabulary.ops import Array
 from qat.vocabulary.values import Value
+
+DAMPING = 0.01
 
 MOMENTS: dict[str, Any] = {"rounding": "moments", "num_bits": (3, 8)}
 
@@ -84,7 +86,7 @@ def error(position: Array, codes: Array, moments: Array) -> Array:
 def test_codes_are_those_of_the_formula(inputs: int) -> None:
     """Frantar et al., equations 2 and 3: one weight after another, and its row and column leave the inverse by elimination."""
     position, moments, rest = given(inputs, outputs=2, groups=1)
-    found = Compensation(moments).codes(position, *rest)
+    found = Compensation(moments, DAMPING).codes(position, *rest)
     damped = moments[0] + DAMPING * np.trace(moments[0]) / inputs * np.eye(inputs)
     for row, codes, rounded in zip(position[0].copy(), found.codes[0], found.position[0], strict=True):
         inverse = np.linalg.inv(damped)
@@ -100,7 +102,7 @@ def test_codes_are_those_of_the_formula(inputs: int) -> None:
 def test_the_error_is_near_the_smallest_that_there_is() -> None:
     """Of six weights every choice of the code below or above; nearest codes are far from it, since inputs go together."""
     position, moments, rest = given(6, outputs=20)
-    found = error(position, Compensation(moments).codes(position, *rest).codes, moments)
+    found = error(position, Compensation(moments, DAMPING).codes(position, *rest).codes, moments)
     nearest = error(position, np.rint(position), moments)
     choices = [np.floor(position) + np.array(choice) for choice in product((0, 1), repeat=6)]
     least = np.min([error(position, codes, moments) for codes in choices], axis=0)
@@ -110,7 +112,7 @@ def test_the_error_is_near_the_smallest_that_there_is() -> None:
 @pytest.mark.parametrize("inputs", [6, 300])  # the latter in several blocks of columns
 def test_no_single_code_can_be_chosen_better(inputs: int) -> None:
     position, moments, (free, fixed, first, last) = given(inputs, outputs=3)
-    compensation = Compensation(moments)
+    compensation = Compensation(moments, DAMPING)
     rounded = compensation.codes(position, free, fixed, first, last)
     found = compensation.refined(position, rounded.codes, free, first, last)
     damped = moments + DAMPING * np.trace(moments, axis1=1, axis2=2)[:, None, None] / inputs * np.eye(inputs)
@@ -137,16 +139,32 @@ def test_no_single_code_can_be_chosen_better(inputs: int) -> None:
 def test_inputs_that_have_nothing_in_common_get_nearest_codes() -> None:
     position, _, rest = given(6)
     moments = np.broadcast_to(np.diag(np.arange(6.0)), (2, 6, 6))  # one of them is always 0
-    np.testing.assert_array_equal(Compensation(moments).codes(position, *rest).codes, np.clip(np.rint(position), -4, 3))
-    np.testing.assert_array_equal(
-        Compensation(0.0 * moments).codes(position, *rest).codes, np.clip(np.rint(position), -4, 3)
-    )
+    for known in (moments, 0.0 * moments):
+        codes = Compensation(known, DAMPING).codes(position, *rest).codes
+        np.testing.assert_array_equal(codes, np.clip(np.rint(position), -4, 3))
+
+
+@pytest.mark.parametrize(("rows", "damping"), [(4000, 0.01), (8, 1.0)])
+def test_moments_of_few_rows_are_trusted_less(rows: int, damping: float) -> None:
+    """Inputs that have ten sources, and something of their own; of 8 rows each half shows less than half of them."""
+    position, _, rest = given(60, outputs=8, groups=1)
+    rng, moment = np.random.default_rng(3), Moment()
+    x = 0.3 * rng.normal(size=(1, rows, 60)) + rng.normal(size=(1, rows, 10)) @ rng.normal(size=(10, 60))
+    moment.add(x, x, samples=rows)
+    assert steadiest((position, *rest), np.ones_like(position), moment) == damping
+
+
+def test_one_image_does_not_tell_how_far_it_can_be_trusted() -> None:
+    position, _, rest = given(6, groups=1)
+    moment, x = Moment(), np.random.default_rng(0).normal(size=(1, 50, 6))
+    moment.add(x, x, samples=1)
+    assert steadiest((position, *rest), np.ones_like(position), moment) == max(DAMPINGS)
 
 
 def test_codes_that_are_not_free_stay_and_the_others_are_within_bounds() -> None:
     position, moments, (free, fixed, first, last) = given(8, outputs=40)
     free = np.random.default_rng(1).random(free.shape) < 0.7
-    found = Compensation(moments).codes(position, free, fixed + 2.0, 0.5 * first, last).codes
+    found = Compensation(moments, DAMPING).codes(position, free, fixed + 2.0, 0.5 * first, last).codes
     assert (found[~free] == 2.0).all()
     assert (found.min(), found.max()) == (-2.0, 3.0)
 

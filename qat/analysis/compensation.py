@@ -8,7 +8,6 @@ import numpy as np
 
 from qat.vocabulary.ops import Array
 
-DAMPING = 1e-2  #: of the mean second moment, added to each; more where the moments are of few numbers
 COLUMNS = 128  #: of weights between two updates of all that follow
 PASSES = 10  #: over a layer's codes once they are chosen, at most
 
@@ -17,11 +16,11 @@ class Compensation:
     """Rounds weights by the moments of what they are multiplied with.
 
     Args:
-        moments: the mean of x x^T of each group, float64 (groups, inputs, inputs).
-        damping: in shares of the mean of its diagonal, added to that.
+        moments: the sum or mean of x x^T of each group, float64 (groups, inputs, inputs).
+        damping: in shares of the mean of its diagonal, added to that. What few images show by chance is trusted less with more.
     """
 
-    def __init__(self, moments: Array, damping: float = DAMPING) -> None:
+    def __init__(self, moments: Array, damping: float) -> None:
         inputs = moments.shape[1]
         variances = np.diagonal(moments, axis1=1, axis2=2)
         # Those that weigh most come first.
@@ -33,6 +32,11 @@ class Compensation:
         # Upper: its transpose times it is the inverse.
         self._factor = np.swapaxes(np.linalg.cholesky(np.linalg.inv(ordered)), 1, 2)
         self._inputs = inputs
+
+    def chosen(self, position: Array, free: Array, fixed: Array, first: Array, last: Array) -> Rounded:
+        """The codes that ``refined`` makes of ``codes``. Args: as there."""
+        codes = self.codes(position, free, fixed, first, last).codes
+        return self.refined(position, codes, free, first, last)
 
     def codes(self, position: Array, free: Array, fixed: Array, first: Array, last: Array) -> Rounded:
         """Whole numbers near to weights, such that sum over inputs of (weight - code) x is small.
@@ -48,7 +52,7 @@ class Compensation:
         >>> position = np.array([[[0.4, 0.4, 0.4, 0.4]]])  # each rounds to 0
         >>> everything = np.ones((1, 4, 4))  # four inputs that are always alike: only the sum of codes counts, 1.6
         >>> one = np.ones_like(position)
-        >>> Compensation(everything).codes(position, one > 0, 0 * one, -7 * one, 7 * one).codes.sum()
+        >>> Compensation(everything, 0.01).codes(position, one > 0, 0 * one, -7 * one, 7 * one).codes.sum()
         2.0
         """
         order = np.broadcast_to(self._order, position.shape)
@@ -83,7 +87,7 @@ class Compensation:
         >>> position, codes = np.array([[[0.4, 0.4, 0.4, 0.4]]]), np.array([[[3.0, -2.0, 1.0, 1.0]]])
         >>> everything = np.ones((1, 4, 4))
         >>> one = np.ones_like(position)
-        >>> Compensation(everything).refined(position, codes, one > 0, -7 * one, 7 * one).codes.sum()
+        >>> Compensation(everything, 0.01).refined(position, codes, one > 0, -7 * one, 7 * one).codes.sum()
         2.0
         """
         diagonal = np.diagonal(self._damped, axis1=1, axis2=2)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from qat.analysis.compensation import DAMPING, Compensation, damped
+from qat.analysis.compensation import Compensation, damped
 from qat.analysis.paused_pass import PausedPass, code_ends
 from qat.analysis.ranges import Batches
 from qat.cells.chosen_codes import narrowing, weight_grid, with_codes, with_kept_scale
@@ -24,6 +24,8 @@ from qat.vocabulary.values import Value
 
 CAUTIONS = (0.03, 0.1, 0.3, 1.0, 3.0)  #: c, in shares of the mean second moment, that are tried
 SHARES = tuple(share / 20 for share in range(20, 9, -1))  #: of a range, that are tried: 1.0, 0.95 to 0.5
+DAMPINGS = (1.0, 0.1, 0.01)  #: of moments, that are tried
+OUTPUTS = 64  #: of a layer, that these are tried on
 MOST_INPUTS = 1 << 12  #: of a layer; with more the matrices would be slow and large, and it keeps the nearest codes
 MOST_IMAGES = 1 << 10  #: that moments are found on
 ROWS = 1 << 16  #: of all images together: of many images few places of each are taken
@@ -44,7 +46,8 @@ def rounded_by_moments(graph: Graph, params: Mapping[str, Array], batches: Batch
        other half smallest, and W' = W where none makes it smaller.
     2. Weights are rounded one after another, that with the largest moment first, and those that follow change by
        -(w_j - q_j) / U_jj U_j, U the upper triangular matrix with U^T U = H^-1 (Frantar et al., arXiv 2210.17323, equations 2
-       and 3 and section 3.3).
+       and 3 and section 3.3). To H's diagonal a share of its mean is added, that of ``DAMPINGS`` with which the codes that one
+       half of the images choose change the other half's outputs least.
 
     3. Each code is chosen once more, given all others, until none changes (Behdin et al., arXiv 2309.01885): the second step
        leaves what the last weights lose to nobody.
@@ -283,8 +286,6 @@ def compensated(cell: LinearCell, own: Mapping[str, Array], moment: Moment) -> C
     quantizer: Any = cell.weight_quantizer
     mean = moment.all.taken / moment.rows
     groups, inputs = mean.shape[:2]
-    scarce = 1.0 + inputs / moment.rows
-    compensation = Compensation(mean, DAMPING * scarce)
 
     def in_steps(params: Mapping[str, Array], made_up: Any) -> tuple[tuple[Array, ...], Array]:
         """What ``Compensation.codes`` takes with the ranges of these parameters, and the scales."""
@@ -300,6 +301,7 @@ def compensated(cell: LinearCell, own: Mapping[str, Array], moment: Moment) -> C
     narrowed = narrowing(cell, whole, moment.scale)
     (position, *_), scale = in_steps(whole, 0.0)
     made_up, least = made_up_for(position * scale, moment), np.empty(0)
+    compensation = Compensation(mean, steadiest(*in_steps(whole, made_up), moment))
     for share in SHARES:
         params = whole if share == 1.0 else narrowed(share)
         weights, scale = in_steps(params, made_up)
@@ -313,10 +315,30 @@ def compensated(cell: LinearCell, own: Mapping[str, Array], moment: Moment) -> C
             better = np.full(errors.shape, errors.sum() < least.sum())
         least = np.where(better, errors, least)
         best = {name: np.where(_of_outputs(better, array), params[name], array) for name, array in best.items()}
-    (position, free, fixed, first, last), _ = in_steps(best, made_up)
-    codes = compensation.codes(position, free, fixed, first, last).codes
-    rounded = compensation.refined(position, codes, free, first, last)
+    weights, _ = in_steps(best, made_up)
+    rounded = compensation.chosen(*weights)
     return Compensated(best, *(x.reshape(own["weight"].shape) for x in rounded))
+
+
+def steadiest(weights: tuple[Array, ...], scale: Array, moment: Moment) -> float:
+    """The damping with which codes that are chosen by one half of the images change the other half's outputs least.
+
+    Args:
+        weights: as ``Compensation.codes`` takes them.
+        scale: of each weight.
+        moment: of the layer's input.
+
+    Returns:
+        One of ``DAMPINGS``; the largest where the halves do not tell.
+    """
+    which = np.unique(np.linspace(0, scale.shape[1] - 1, OUTPUTS).astype(np.int64))
+    some, scale = tuple(x[:, which] for x in weights), scale[:, which]
+    errors = dict.fromkeys(DAMPINGS, 0.0)
+    for here, there in (moment.parts, moment.parts[::-1]):
+        for damping in DAMPINGS:
+            off = (some[0] - Compensation(here.taken, damping).chosen(*some).codes) * scale
+            errors[damping] += float(((off @ there.taken) * off).sum())
+    return min(DAMPINGS, key=lambda damping: errors[damping])
 
 
 def _of_outputs(chosen: Array, array: Array) -> Array:
