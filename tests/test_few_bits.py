@@ -238,14 +238,33 @@ def test_small_inputs_are_the_same_function() -> None:
     assert unit_inputs(usual, usual.initial_params())[0] is usual
 
 
+@pytest.mark.parametrize("quantizer", [None, qat.LSQWeightQuantizer(num_bits=4, per_channel=True)])
+def test_small_inputs_have_the_same_integers(quantizer: Any) -> None:
+    """What was calibrated is trained on as it is."""
+    settings = {} if quantizer is None else {"weight_quantizer": quantizer}
+    found = qat.calibrate(Residual().graph(), Residual().graph().initial_params(2), pixels(), num_bits=4, **settings)
+    small, changed = unit_inputs(found.graph, found.params)
+    assert small.inputs[0].cell.std == pytest.approx(256 / 255)  # type: ignore[attr-defined]
+    codes = [qat.evaluate(qat.to_integer(*each), pixels()) for each in ((found.graph, found.params), (small, changed))]
+    np.testing.assert_array_equal(*codes)
+
+
+def test_inputs_stay_where_codes_would_change() -> None:
+    """DoReFa's codes are those of tanh(w)."""
+    graph = qat.convert_quant_network(Residual(), weight_quantizer=qat.DoReFaWeightQuantizer(num_bits=4))
+    params = graph.observed_params(2)
+    assert unit_inputs(graph, params)[0] is graph
+
+
+@pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize(
     ("task", "flag", "changes"), [(None, None, True), ("own", None, False), (None, "reconstruction", False)]
 )
-def test_inputs_that_have_to_be_given_back_stay(task: str | None, flag: str | None, changes: bool) -> None:
+def test_inputs_that_have_to_be_given_back_stay(task: str | None, flag: str | None, changes: bool, bits: int) -> None:
     """Targets of a reconstruction are the input's real numbers, which would become 256 times as small."""
     graph = Residual().graph()
     own = {} if task is None else {"task": qat.tasks.Reconstruction()}
-    args = Namespace(num_bits=(4, 4), quant_config=None, profile=None, task=flag)
+    args = Namespace(num_bits=(bits, bits), quant_config=None, profile=None, task=flag)
     found, _ = conditioned(args, qat.Checkpoint(graph, graph.initial_params(), **own))
     assert (found != graph) == changes
 

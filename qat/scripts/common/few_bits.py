@@ -85,17 +85,15 @@ def settle(args: argparse.Namespace, graph: Graph) -> None:
 
 
 def conditioned(args: argparse.Namespace, checkpoint: Checkpoint) -> tuple[Graph, Params]:
-    """The float network from which training at few bits starts: raw pixels enter as small numbers (``unit_inputs``), unless
-    they are what it has to give back: targets would become as small, and the outputs not.
+    """The network from which training starts: raw pixels enter as small numbers (``unit_inputs``), unless they are what it has
+    to give back: targets would become as small, and the outputs not.
     """
     graph, params = checkpoint.graph, checkpoint.params
-    if _row(args, graph) is None or with_task(args, checkpoint).task.uses_images:
+    if with_task(args, checkpoint).task.uses_images:
         return graph, params
     result = unit_inputs(graph, params)
     if result[0] != graph:
-        print(
-            "few bits: weights over raw pixels are as much larger as pixels are made smaller: the same function, trainable"
-        )
+        print("weights over raw pixels are as much larger as pixels are made smaller: the same function, trainable")
     return result
 
 
@@ -130,9 +128,9 @@ def learning(args: argparse.Namespace, checkpoint: Checkpoint) -> tuple[Graph, P
     One that was calibrated gets learned scales in place of its min/max quantizers of few bits (``learn_scales``), unless a flag
     says minmax; any other stays as it is.
     """
-    graph, params = checkpoint.graph, checkpoint.params
     if not (checkpoint.history and "calibration" in checkpoint.history[0]):
-        return graph, params
+        return checkpoint.graph, checkpoint.params
+    graph, params = conditioned(args, checkpoint)
     free = {side: getattr(args, side) is None for side in QUANTIZERS}
     learned = learn_scales(graph, params, weights=free["weight_quantizer"], activations=free["activation_quantizer"])
     if learned[0] != graph:
