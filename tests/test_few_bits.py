@@ -249,6 +249,28 @@ def test_small_inputs_have_the_same_integers(quantizer: Any) -> None:
     np.testing.assert_array_equal(*codes)
 
 
+def test_small_inputs_of_a_transposed_convolution() -> None:
+    """The outputs are the second axis of its weight."""
+
+    class Up(qat.Network):
+        def __init__(self) -> None:
+            self.inputs = qat.Input((2, 4, 4), std=1 / 255)
+            self.first = qat.ConvTranspose2dBnAct(2, 5, 2, stride=2, activation="relu")
+            self.flatten = qat.Flatten()
+            self.last = qat.DenseBnAct(320, 3)
+
+        def construct(self, x):
+            return self.last(self.flatten(self.first(x)))
+
+    images = np.random.default_rng(0).integers(0, 256, (20, 2, 4, 4), np.uint8)
+    learned = qat.LSQWeightQuantizer(num_bits=4, per_channel=True)
+    found = qat.calibrate(Up().graph(), Up().graph().initial_params(1), images, num_bits=4, weight_quantizer=learned)
+    small, changed = unit_inputs(found.graph, found.params)
+    np.testing.assert_array_equal(changed["first.weight"], 256 * found.params["first.weight"])
+    codes = [qat.evaluate(qat.to_integer(*each), images) for each in ((found.graph, found.params), (small, changed))]
+    np.testing.assert_array_equal(*codes)
+
+
 def test_inputs_stay_where_codes_would_change() -> None:
     """DoReFa's codes are those of tanh(w)."""
     graph = qat.convert_quant_network(Residual(), weight_quantizer=qat.DoReFaWeightQuantizer(num_bits=4))

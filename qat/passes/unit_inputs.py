@@ -67,7 +67,7 @@ def _grown(cell: Any, own: Mapping[str, Array], factor: Any) -> dict[str, Array]
     found = {"weight": own["weight"] * factor}
     if cell.weight_quantizer is not None:
         state = {name.removeprefix(OF_QUANTIZER): array for name, array in own.items() if name.startswith(OF_QUANTIZER)}
-        factors = np.full(len(own["weight"]), factor)
+        factors = np.full(1, factor)  # one for all outputs, whichever axis of the weight they are
         found |= {f"{OF_QUANTIZER}{name}": a for name, a in cell.weight_quantizer.rescaled(state, factors).items()}
     return found
 
